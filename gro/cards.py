@@ -1,0 +1,37 @@
+"""Cards: the TOML files of ``datasets/``, ``surrogates/`` and ``experiments/``, in a wheel or in a checkout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from gro.config import read_toml
+from gro.errors import ConfigError, nearest
+
+Kind = Literal["datasets", "surrogates", "experiments"]
+
+
+def folder(kind: Kind) -> Path:
+    """Return the folder of the cards of one kind: ``gro/_cards/<kind>`` if shipped, else the checkout's ``<kind>``."""
+    package = Path(__file__).resolve().parent
+    shipped = package / "_cards" / kind
+    return shipped if shipped.is_dir() else package.parent / kind
+
+
+def names(kind: Kind) -> list[str]:
+    """Return the sorted names of the cards of one kind."""
+    return sorted(path.stem for path in folder(kind).glob("*.toml"))
+
+
+def read(kind: Kind, name: str) -> tuple[dict[str, Any], Path]:
+    """Return the table of the card ``name`` and its path, to be validated by the room that owns the kind.
+
+    Raises:
+        ConfigError: there is no such card, or it is not TOML.
+    """
+    known = names(kind)
+    if name not in known:
+        cards = ", ".join(known) or "none"
+        raise ConfigError(f"no card '{name}' in {folder(kind)}.{nearest(name, known)} Cards: {cards}")
+    path = folder(kind) / f"{name}.toml"
+    return read_toml(path), path

@@ -1,0 +1,198 @@
+"""Settings: frozen, validated models that come from TOML files, flags or keyword arguments alike.
+
+Each command has one settings class, put together from the parts below, so that a key has the same name in a file,
+on the command line and in Python.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from gro.errors import ConfigError, nearest
+
+Architecture = Literal["SASRec", "GRU4Rec", "NARM", "BERT4Rec"]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+
+
+class Settings(BaseModel):
+    """Frozen and strict about names; :meth:`make` turns every problem into one line."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, populate_by_name=True)
+
+    @classmethod
+    def make(cls, values: Mapping[str, Any], source: str = "settings") -> Self:
+        """Validate ``values``; raise :class:`ConfigError` naming every bad key and ``source``."""
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            problems = "; ".join(_explain(cls, problem) for problem in error.errors())
+            raise ConfigError(f"{source}: {problems}") from None
+
+
+def _explain(cls: type[BaseModel], problem: Mapping[str, Any]) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key '{key}'.{nearest(key, cls.model_fields)}"
+    if problem["type"] == "missing":
+        return f"'{key}' is required"
+    return f"'{key}' is {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}"
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file of settings; dashes in keys become underscores.
+
+    Raises:
+        ConfigError: the file is missing, is not UTF-8 or is not TOML.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {(error.strerror or 'cannot be read').lower()}") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: not a TOML file: {error}") from None
+    return {key.replace("-", "_"): value for key, value in table.items()}
+
+
+class DataSettings(Settings):
+    """Which interactions to read and how to filter them; the names of the filters are RecBole's."""
+
+    dataset: str
+    """Dataset name (a card, a RecBole dataset or a folder NAME/NAME.inter under the data path)."""
+    data_path: Path | None = None
+    """Folder that holds NAME/NAME.inter; otherwise GRO_DATA_PATH, then RecBole's bundled and downloadable sets."""
+    user_id_field: str = "user_id"
+    item_id_field: str = "item_id"
+    time_field: str = "timestamp"
+    field_separator: str = "\t"
+    user_inter_num_interval: str | None = None
+    """Keep users whose number of interactions lies in this interval, e.g. "[5,inf)"."""
+    item_inter_num_interval: str | None = None
+    """Keep items whose number of interactions lies in this interval, e.g. "[5,inf)"."""
+    val_interval: dict[str, str] = {}
+    """Keep interactions whose field lies in an interval, e.g. {rating = "[3,inf)"} or {timestamp = "[0,9e8]"}."""
+    rm_dup_inter: Literal["first", "last", "keep"] | None = None
+    """Repeated (user, item) pairs: keep the first, the last or all. Unset: repeats at another time are kept, identical
+    rows are an error."""
+    time_order: Literal["recbole", "exact"] = "recbole"
+    """How times are compared: exactly, or as RecBole does, rounded to 32-bit floats (a minute or two for Unix seconds;
+    what rounds alike keeps the file's order)."""
+
+
+class ModelSettings(Settings):
+    """Architecture and its size."""
+
+    model: Architecture = "SASRec"
+    max_length: PositiveInt = 50
+    """Longest history the model reads; older items are dropped."""
+    hidden_size: PositiveInt = 64
+    n_layers: PositiveInt = 2
+    n_heads: PositiveInt = 2
+    """Attention heads of SASRec and BERT4Rec."""
+    inner_size: PositiveInt = 256
+    """Width of the feed-forward layers of SASRec and BERT4Rec."""
+    dropout: Probability = 0.2
+    attention_dropout: Probability = 0.0
+    mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of items that BERT4Rec's Cloze training masks."""
+    drop_oldest: bool = False
+    """Let BERT4Rec drop the oldest item even where the mask has room, as RecBole's does."""
+
+
+class TrainingSettings(ModelSettings):
+    """How a recommender is trained."""
+
+    epochs: PositiveInt = 60
+    """Most passes over the data."""
+    patience: Annotated[int, Field(ge=0)] = 10
+    """Stop after this many epochs without a better validation NDCG@10; 0 runs all epochs."""
+    batch_size: PositiveInt = 64
+    """Windows of consecutive items per step."""
+    learning_rate: PositiveFloat = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    clip: PositiveFloat = 5.0
+    """Largest gradient norm."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    k: PositiveInt = 100
+    """Exposed k: the length of the lists that the service returns."""
+
+
+class ProtectionSettings(TrainingSettings):
+    """How a target is protected by GRO; the switches are the paper's."""
+
+    student: Architecture | None = None
+    """Architecture of the student that stands for the thief; unset takes the target's own."""
+    warm_up_epochs: Annotated[int, Field(ge=0)] = 5
+    """Passes in which the student learns from the plain target's lists before GRO begins."""
+    protect_epochs: PositiveInt = 20
+    """Passes of GRO over the data."""
+    swap_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Lambda: weight of the swap loss against the target's own loss."""
+    swap_margin: Annotated[float, Field(ge=0)] = 0.0
+    """Wanted lead of a swapped-in item over the one it replaces."""
+    order_margin: Annotated[float, Field(ge=0)] = 0.5
+    """m1 of the student's ranking loss."""
+    negative_margin: Annotated[float, Field(ge=0)] = 0.5
+    """m2 of the student's ranking loss."""
+    positions: PositiveInt = 16
+    """Prefixes per window whose lists are attacked in a step."""
+    utility_budget: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Largest relative loss of validation NDCG@10; unset takes the weight as it is."""
+    from_scratch: bool = False
+    """Start from an untrained target instead of the plain one."""
+
+
+class DeviceSettings(Settings):
+    """Where to compute."""
+
+    device: str = "auto"
+    """A torch device such as "cpu" or "cuda:1"; "auto" takes CUDA where there is one."""
+
+
+class TrainCommand(DataSettings, TrainingSettings, DeviceSettings):
+    """Settings of ``gro train``."""
+
+    out: Path
+    """Folder of the artifact; its unfinished state lives beside it as OUT.part."""
+
+
+class ProtectCommand(DataSettings, ProtectionSettings, DeviceSettings):
+    """Settings of ``gro protect``."""
+
+    out: Path
+    """Folder of the artifact; its unfinished state lives beside it as OUT.part."""
+    from_: Annotated[Path | None, Field(alias="from")] = None
+    """Artifact of the plain target; unset trains one first."""
+
+
+class EvaluateCommand(DeviceSettings):
+    """Settings of ``gro evaluate``."""
+
+    run: Path
+    """Artifact to evaluate."""
+    data_path: Path | None = None
+    """Where the dataset is now; unset looks where it was."""
+
+
+class AttackCommand(DeviceSettings):
+    """Settings of ``gro attack``; whatever else is given overrides the thief's card."""
+
+    run: Path
+    """Artifact of the target."""
+    thief: str = "autoregressive"
+    """Card of the thief, by name or as a file."""
+    calls: PositiveInt = 50_000
+    """Budget: histories sent, one list each."""
+    k: PositiveInt | None = None
+    """Exposed list length; unset takes the one that the target was made for."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    data_path: Path | None = None
+    """Where the dataset is now; unset looks where it was."""
+    out: Path | None = None
+    """Folder of the theft; unset is RUN.thefts/CARD-CALLS-SEED beside the run."""

@@ -1,0 +1,52 @@
+"""Losses that teach a student or a thief to reproduce ranked lists.
+
+All take scores of listed items in list order, ``[..., k]``, best first.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def ranking_loss(listed: Tensor, negatives: Tensor, *, order_margin: float = 0.5, negative_margin: float = 0.5) -> Tensor:
+    """Pairwise hinge loss of Yue et al. (RecSys 2021) as used by GRO (Zhang et al., WSDM 2024, eq. 4), as means.
+
+    Args:
+        listed: scores of the list's items ``[..., k]``.
+        negatives: scores of as many items drawn outside the list ``[..., k]``.
+        order_margin: wanted lead of each item over the next one in the list.
+        negative_margin: wanted lead of each listed item over its negative.
+    """
+    order = F.relu(listed[..., 1:] - listed[..., :-1] + order_margin)
+    outside = F.relu(negatives - listed + negative_margin)
+    return (order.mean() if order.numel() else order.sum()) + outside.mean()
+
+
+def listwise_loss(listed: Tensor, scores: Tensor) -> Tensor:
+    """Plackett-Luce likelihood of a top-k list over the catalogue (ListMLE, Xia et al., ICML 2008), mean per rank.
+
+    Args:
+        listed: scores of the list's items ``[..., k]``.
+        scores: scores of all items ``[..., n]``, the listed ones included.
+    """
+    total = scores.logsumexp(-1, keepdim=True)
+    listed_share = (listed - total).exp()
+    left = 1 - listed_share.cumsum(-1) + listed_share
+    return (left.clamp_min(1e-6).log() + total - listed).mean()
+
+
+def sample_negatives(items: Tensor, n_items: int) -> Tensor:
+    """Draw, for each list of ids ``[..., k]``, ``k`` uniform ids outside that list.
+
+    A few rounds of redrawing leave a collision with probability below ``(k / n_items) ** 4``; where the list covers
+    more than half of the catalogue the negatives may repeat listed items.
+    """
+    negatives = torch.randint_like(items, 1, n_items + 1)
+    ordered = items.sort(dim=-1).values.contiguous()
+    for _ in range(3):
+        at = torch.searchsorted(ordered, negatives).clamp(max=items.shape[-1] - 1)
+        taken = ordered.gather(-1, at) == negatives
+        negatives = torch.where(taken, torch.randint_like(items, 1, n_items + 1), negatives)
+    return negatives

@@ -1,0 +1,73 @@
+"""Ordinary training of a recommender on real histories."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch.nn.utils import clip_grad_norm_
+
+from gro.config import TrainingSettings
+from gro.data import Sequences
+from gro.data.windows import batches
+from gro.metrics import ndcg
+from gro.models import TrainableRecommender
+from gro.ranking import ranks
+from gro.training import Log, Progress, Trainer
+
+
+def fit(
+    model: TrainableRecommender,
+    sequences: Sequences,
+    settings: TrainingSettings,
+    *,
+    folder: Path | None,
+    progress: Progress,
+) -> Log:
+    """Train ``model`` in place and leave it with the weights of the epoch that ranks the validation items best.
+
+    Args:
+        model: on the device it shall be trained on.
+        sequences: all interactions; the last two items of each user are held out.
+        settings: how long and how fast to train.
+        folder: where the resumable state is kept.
+        progress: receives steps and epochs.
+    """
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+
+    def epoch(log: Log, seed: int) -> Iterator[float]:
+        return learn_epoch(model, optimizer, sequences.train, settings, seed)
+
+    def validate(log: Log) -> tuple[float, dict[str, float]]:
+        score = float(ndcg(ranks(model, sequences.valid), 10).mean())
+        return score, {"valid_ndcg@10": score}
+
+    return Trainer(
+        modules={"target": model},
+        optimizers=[optimizer],
+        epochs=settings.epochs,
+        patience=settings.patience,
+        seed=settings.seed,
+        folder=folder,
+        settings=settings.model_dump_json(),
+        progress=progress,
+    ).run(epoch, validate)
+
+
+def learn_epoch(
+    model: TrainableRecommender,
+    optimizer: torch.optim.Optimizer,
+    sequences: Sequences,
+    settings: TrainingSettings,
+    seed: int,
+) -> Iterator[float]:
+    """Train on every interaction once; yields the fraction done after each step."""
+    device = next(model.parameters()).device
+    windows = batches(sequences, model.max_length, settings.batch_size, seed)
+    for done, batch in enumerate(windows, start=1):
+        optimizer.zero_grad()
+        model.loss(batch.to(device)).backward()
+        clip_grad_norm_(model.parameters(), settings.clip)
+        optimizer.step()
+        yield done / len(windows)

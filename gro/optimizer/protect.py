@@ -1,0 +1,111 @@
+"""Protection of a target on its owner's interactions: epochs of GRO under a declared trade-off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from gro.config import ProtectionSettings
+from gro.data import Sequences
+from gro.data.windows import batches
+from gro.metrics import agreement, ndcg
+from gro.models import TrainableRecommender
+from gro.optimizer.gro import GRO
+from gro.ranking import lists, ranks
+from gro.training import Log, Progress, Trainer
+
+
+@dataclass(frozen=True)
+class Protection:
+    """Trains a target and a student in turn and judges each epoch on the validation items.
+
+    The declared trade-off: of the epochs whose relative loss of validation NDCG@10 is within the utility budget, the
+    one with the largest lead of the target over its student, both relative to the plain target; where none is within
+    it, the one that lost least. With a budget, lambda halves after an epoch that overspent and doubles, up to the
+    weight asked for, after one that did not.
+
+    Attributes:
+        target: starts as the plain target or untrained; protected in place.
+        student: untrained; trained in place.
+        sequences: all interactions; the last two items of each user are held out.
+        settings: switches of GRO and of the training.
+        plain_ndcg: validation NDCG@10 of the plain target.
+        folder: where the resumable state is kept.
+        progress: receives steps and epochs.
+    """
+
+    target: TrainableRecommender
+    student: TrainableRecommender
+    sequences: Sequences
+    settings: ProtectionSettings
+    plain_ndcg: float
+    folder: Path | None
+    progress: Progress
+
+    def run(self) -> Log:
+        """Protect the target; it is left with the weights of the best epoch."""
+        epochs = self.settings.warm_up_epochs + self.settings.protect_epochs
+        trainer = Trainer(
+            modules={"target": self.target, "student": self.student},
+            optimizers=[self._gro.target_optimizer, self._gro.student_optimizer],
+            epochs=epochs,
+            patience=0,
+            seed=self.settings.seed,
+            folder=self.folder,
+            settings=self.settings.model_dump_json(),
+            progress=self.progress,
+        )
+        return trainer.run(self._epoch, self._validate)
+
+    @cached_property
+    def _gro(self) -> GRO:
+        optimizers = [
+            torch.optim.AdamW(
+                model.parameters(), lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay
+            )
+            for model in (self.target, self.student)
+        ]
+        return GRO(self.target, self.student, *optimizers, self.settings)
+
+    def _epoch(self, log: Log, seed: int) -> Iterator[float]:
+        device = next(self.target.parameters()).device
+        windows = batches(self.sequences.train, self.target.max_length, self.settings.batch_size, seed)
+        warming_up = len(log.figures) < self.settings.warm_up_epochs
+        swap_weight = self._swap_weight(log)
+        self.target.train(not warming_up)
+        for done, batch in enumerate(windows, start=1):
+            if warming_up:
+                self._gro.warm_up(batch.to(device))
+            else:
+                self._gro.step(batch.to(device), swap_weight)
+            yield done / len(windows)
+
+    def _swap_weight(self, log: Log) -> float:
+        """Lambda of the epoch that follows the logged ones."""
+        weight = self.settings.swap_weight
+        budget = self.settings.utility_budget
+        if budget is None:
+            return weight
+        most = weight
+        for figures in log.figures[self.settings.warm_up_epochs :]:
+            weight = weight / 2 if figures["utility_loss"] > budget else min(2 * weight, most)
+        return weight
+
+    def _validate(self, log: Log) -> tuple[float, dict[str, float]]:
+        target, student = (
+            float(ndcg(ranks(model, self.sequences.valid), 10).mean()) / self.plain_ndcg
+            for model in (self.target, self.student)
+        )
+        alike = agreement(lists(self.target, self.sequences.valid, 10), lists(self.student, self.sequences.valid, 10), 10)
+        figures = {"utility_loss": 1 - target, "student_loss": 1 - student, "agreement@10": float(alike.mean())}
+        return self._score(log, target, student), figures
+
+    def _score(self, log: Log, target: float, student: float) -> float:
+        if len(log.figures) < self.settings.warm_up_epochs:
+            return -2.0
+        budget = self.settings.utility_budget
+        return target - student if budget is None or 1 - target <= budget else target - 2.0

@@ -1,0 +1,92 @@
+"""A recommender behind its door: histories in, lists out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from gro.errors import DataError, GroError
+from gro.models import PADDING, CausalRecommender, Recommender
+from gro.models.base import lengths
+from gro.ranking import top_k
+
+
+class RankingService:
+    """The callable ``histories -> lists`` that a caller, and so a thief, sees.
+
+    Where the histories of a call are those of the call before, each longer by one item, only the new items are
+    computed: growing a history item by item costs about one pass over it.
+
+    Attributes:
+        model: the recommender behind the door.
+        k: exposed list length.
+        calls: histories answered so far.
+    """
+
+    def __init__(self, model: Recommender, k: int) -> None:
+        """Serve ``model``; lists have ``k`` items.
+
+        Raises:
+            GroError: ``k`` is not in 1..n_items.
+        """
+        if not 1 <= k <= model.n_items:
+            raise GroError(f"k is {k}; a list has between 1 and {model.n_items} items, the size of the catalogue")
+        self.model = model
+        self.k = k
+        self.calls = 0
+        self._device = next(model.parameters()).device if isinstance(model, nn.Module) else torch.device("cpu")
+        self._last: Tensor | None = None
+        self._memory: list[Tensor] | None = None
+
+    @torch.inference_mode()
+    def __call__(self, histories: Tensor) -> Tensor:
+        """Answer right-padded histories ``[B, T]`` of item ids with lists ``[B, k]`` of item ids, best first.
+
+        Raises:
+            DataError: a history is empty, has a gap or names an item outside 1..n_items.
+        """
+        check_histories(histories, self.model.n_items)
+        self.calls += len(histories)
+        return top_k(self._scores(histories.to(self._device)), self.k)
+
+    def _scores(self, histories: Tensor) -> Tensor:
+        last, self._last = self._last, histories
+        if isinstance(self.model, CausalRecommender) and self._continues(histories, last):
+            return self._extend(self.model, histories)
+        self._memory = None
+        return self.model.scores(histories)
+
+    def _continues(self, histories: Tensor, last: Tensor | None) -> bool:
+        return (
+            last is not None
+            and histories.shape[1] <= self.model.max_length
+            and bool((histories[:, -1] != PADDING).all())
+            and torch.equal(histories[:, :-1], last)
+        )
+
+    def _extend(self, model: CausalRecommender, histories: Tensor) -> Tensor:
+        known = histories.shape[1] - 1
+        if self._memory is None:
+            self._memory, known = model.memory(len(histories)), 0
+        for position in range(known, histories.shape[1]):
+            state = model.extend(self._memory, position, histories[:, position])
+        return model.item_scores(state)
+
+
+def check_histories(histories: Tensor, n_items: int) -> None:
+    """Refuse histories ``[B, T]`` that are not right-padded rows of item ids 1..n_items.
+
+    Raises:
+        DataError: names the first bad row and what is wrong with it.
+    """
+    if histories.ndim != 2 or histories.dtype != torch.int64:
+        raise DataError(f"histories are {histories.dtype} {list(histories.shape)}; they must be int64 [batch, length]")
+    outside = ((histories < 0) | (histories > n_items)).nonzero()
+    if len(outside):
+        row, column = outside[0].tolist()
+        raise DataError(f"history {row}: item id {int(histories[row, column])} is not in 1..{n_items}")
+    length = lengths(histories)
+    columns = torch.arange(histories.shape[1], device=histories.device)
+    gaps = (((histories == PADDING) & (columns < length[:, None])).any(dim=1) | (length == 0)).nonzero()
+    if len(gaps):
+        raise DataError(f"history {int(gaps[0])}: padding (0) may only follow at least one item")

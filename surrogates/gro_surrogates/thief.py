@@ -1,0 +1,120 @@
+"""A thief: asks a target, learns from its answers, and keeps the surrogate that agrees best with held-out answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+
+from gro.config import ModelSettings, PositiveFloat, PositiveInt
+from gro.errors import ConfigError
+from gro.models import StateRecommender, build
+from gro.training import Log, Progress, Quiet, Trainer
+from gro_surrogates.distillation import LOSSES, held_out_agreement, learn_epoch
+from gro_surrogates.queries import PICKERS, Answers, Target, ask
+
+
+class ThiefSettings(ModelSettings):
+    """A thief's card: how it asks, what it trains and how."""
+
+    queries: Literal["autoregressive", "random"] = "autoregressive"
+    """How a history grows: an item of the list just received, or any item of the catalogue."""
+    loss: Literal["listwise", "ranking"] = "listwise"
+    """Plackett-Luce over the catalogue, or the paper's pairwise hinge."""
+    sequence_length: PositiveInt = 50
+    """Calls per history."""
+    truncate: PositiveInt | None = None
+    """Learn from the first items of each list only; unset uses the whole exposed list."""
+    epochs: PositiveInt = 60
+    patience: PositiveInt = 5
+    batch_size: PositiveInt = 32
+    positions: PositiveInt = 50
+    """Prefixes of each history that one step learns from."""
+    learning_rate: PositiveFloat = 2e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    clip: PositiveFloat = 5.0
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of the recorded histories kept back to choose the checkpoint."""
+
+
+@dataclass(frozen=True)
+class Theft:
+    """A finished theft: the stolen copy, the calls it cost and how the training went."""
+
+    surrogate: StateRecommender
+    calls: int
+    log: Log
+
+
+@dataclass(frozen=True)
+class Thief:
+    """Steals a target with a budget of calls; an immutable object that is called.
+
+    Example:
+        ``theft = Thief(ThiefSettings())(service, n_items=1682, calls=50_000, seed=0)``
+    """
+
+    settings: ThiefSettings
+    device: torch.device = torch.device("cpu")
+    folder: Path | None = None
+    progress: Progress = Quiet()
+
+    def __call__(self, target: Target, n_items: int, calls: int, seed: int) -> Theft:
+        """Ask and learn.
+
+        Raises:
+            ConfigError: the budget does not pay for two histories.
+        """
+        return self.learn(self.ask(target, n_items, calls, seed), n_items, seed)
+
+    def ask(self, target: Target, n_items: int, calls: int, seed: int) -> Answers:
+        """Spend the budget and return what was recorded."""
+        length = min(self.settings.sequence_length, self.settings.max_length)
+        if calls <= length:
+            raise ConfigError(f"{calls} calls do not pay for two histories of {length} calls; give more than {length}")
+        generator = torch.Generator().manual_seed(seed)
+        pick = PICKERS[self.settings.queries]
+        return ask(target, pick, n_items, calls, length, generator=generator, report=lambda f: self.progress.step(-1, f))
+
+    def learn(self, answers: Answers, n_items: int, seed: int) -> Theft:
+        """Train a surrogate on recorded answers."""
+        settings = self.settings
+        answers = replace(answers, lists=answers.lists[..., : settings.truncate])
+        surrogate = build(settings, n_items, seed=seed).to(self.device)
+        optimizer = torch.optim.AdamW(
+            surrogate.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        shuffled = torch.randperm(answers.n_sequences, generator=torch.Generator().manual_seed(seed))
+        n_held_out = max(1, round(settings.held_out * answers.n_sequences))
+        held_out, kept = answers.rows(shuffled[:n_held_out]), answers.rows(shuffled[n_held_out:])
+
+        def validate(log: Log) -> tuple[float, dict[str, float]]:
+            score = held_out_agreement(surrogate, held_out)
+            return score, {"held_out_agreement@10": score}
+
+        trainer = Trainer(
+            modules={"surrogate": surrogate},
+            optimizers=[optimizer],
+            epochs=settings.epochs,
+            patience=settings.patience,
+            seed=seed,
+            folder=self.folder,
+            settings=f"{settings.model_dump_json()} {answers.calls} calls, seed {seed}",
+            progress=self.progress,
+        )
+        log = trainer.run(
+            lambda log, epoch_seed: learn_epoch(
+                surrogate,
+                optimizer,
+                kept,
+                LOSSES[settings.loss],
+                batch_size=settings.batch_size,
+                positions=settings.positions,
+                clip=settings.clip,
+            ),
+            validate,
+        )
+        return Theft(surrogate, answers.calls, log)
