@@ -9,7 +9,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -19,6 +19,7 @@ Architecture = Literal["SASRec", "GRU4Rec", "NARM", "BERT4Rec"]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
+SettingsT = TypeVar("SettingsT", bound="Settings")
 
 
 class Settings(BaseModel):
@@ -34,6 +35,10 @@ class Settings(BaseModel):
         except ValidationError as error:
             problems = "; ".join(_explain(cls, problem) for problem in error.errors())
             raise ConfigError(f"{source}: {problems}") from None
+
+    def part(self, cls: type[SettingsT]) -> SettingsT:
+        """Return the settings that belong to ``cls``, one of the classes this one is made of."""
+        return cls(**{name: getattr(self, name) for name in cls.model_fields})
 
 
 def _explain(cls: type[BaseModel], problem: Mapping[str, Any]) -> str:
@@ -159,16 +164,16 @@ class TrainCommand(DataSettings, TrainingSettings, DeviceSettings):
     """Settings of ``gro train``."""
 
     out: Path
-    """Folder of the artifact; its unfinished state lives beside it as OUT.part."""
+    """Folder of the artifact; until it is done, of the state to resume from."""
 
 
 class ProtectCommand(DataSettings, ProtectionSettings, DeviceSettings):
     """Settings of ``gro protect``."""
 
     out: Path
-    """Folder of the artifact; its unfinished state lives beside it as OUT.part."""
+    """Folder of the artifact; until it is done, of the state to resume from."""
     from_: Annotated[Path | None, Field(alias="from")] = None
-    """Artifact of the plain target; unset trains one first."""
+    """Artifact of the plain target; unset trains one as OUT.plain first."""
 
 
 class EvaluateCommand(DeviceSettings):

@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def ranking_loss(listed: Tensor, negatives: Tensor, *, order_margin: float = 0.5, negative_margin: float = 0.5) -> Tensor:
+def ranking_loss(
+    listed: Tensor, negatives: Tensor, *, order_margin: float = 0.5, negative_margin: float = 0.5
+) -> Tensor:
     """Pairwise hinge loss of Yue et al. (RecSys 2021) as used by GRO (Zhang et al., WSDM 2024, eq. 4), as means.
 
     Args:

@@ -13,10 +13,15 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import bootstrap
 
+from gro.errors import GroError
+
 IntArray = npt.NDArray[np.integer[Any]]
 FloatArray = npt.NDArray[np.float64]
 
 CUTOFFS = (1, 5, 10, 20)
+RESAMPLES = 1000
+CHUNK = 1 << 20
+"""Users drawn at a time, over all resamples of a batch: what bounds the memory of an interval."""
 
 
 class Interval(NamedTuple):
@@ -49,9 +54,17 @@ def agreement(lists: IntArray, others: IntArray, k: int) -> FloatArray:
         lists: distinct item ids ``[n, >= k]``.
         others: distinct item ids ``[n, >= k]``.
         k: cutoff.
+
+    Raises:
+        GroError: the numbers of lists differ, or a list is shorter than ``k``.
     """
+    shortest = min(lists.shape[1], others.shape[1])
+    if len(lists) != len(others) or not 1 <= k <= shortest:
+        raise GroError(
+            f"agreement at {k} of lists {lists.shape} and {others.shape}: rows must match, k be 1..{shortest}"
+        )
     merged = np.sort(np.concatenate([lists[:, :k], others[:, :k]], axis=1), axis=1)
-    return (merged[:, 1:] == merged[:, :-1]).sum(axis=1) / k
+    return np.asarray((merged[:, 1:] == merged[:, :-1]).sum(axis=1) / k, dtype=np.float64)
 
 
 def rbo(lists: IntArray, others: IntArray, p: float = 0.9) -> FloatArray:
@@ -63,19 +76,29 @@ def rbo(lists: IntArray, others: IntArray, p: float = 0.9) -> FloatArray:
         lists: distinct item ids ``[n, k]``.
         others: distinct item ids ``[n, k]``.
         p: persistence in (0, 1); the weight of depth falls with ``p^d``.
+
+    Raises:
+        GroError: the shapes differ, the lists are empty or ``p`` is out of range.
     """
-    k = lists.shape[1]
-    depth = np.arange(1, k + 1)
-    order = np.argsort(np.concatenate([lists, others], axis=1), axis=1, kind="stable")
-    merged = np.take_along_axis(np.concatenate([lists, others], axis=1), order, axis=1)
-    met = np.maximum(order[:, 1:] % k, order[:, :-1] % k)
-    shared = merged[:, 1:] == merged[:, :-1]
-    found = np.zeros((len(lists), k))
-    rows, columns = np.nonzero(shared)
-    np.add.at(found, (rows, met[rows, columns]), 1)
-    share = found.cumsum(axis=1) / depth
+    if lists.shape != others.shape or lists.shape[1] < 1 or not 0 < p < 1:
+        raise GroError(
+            f"overlap of lists {lists.shape} and {others.shape}, p {p}: shapes must match, p be within (0, 1)"
+        )
+    depth = np.arange(1, lists.shape[1] + 1)
+    share = _met(lists, others).cumsum(axis=1) / depth
     weights = p**depth
-    return share[:, -1] * weights[-1] + (1 - p) / p * (share * weights).sum(axis=1)
+    return np.asarray(share[:, -1] * weights[-1] + (1 - p) / p * (share * weights).sum(axis=1), dtype=np.float64)
+
+
+def _met(lists: IntArray, others: IntArray) -> FloatArray:
+    """How many items become common at each depth of two sets of lists ``[n, k]``: ``[n, k]``."""
+    k = lists.shape[1]
+    both = np.concatenate([lists, others], axis=1)
+    order = np.argsort(both, axis=1)
+    merged = np.take_along_axis(both, order, axis=1)
+    rows, columns = np.nonzero(merged[:, 1:] == merged[:, :-1])
+    depths = np.maximum(order[rows, columns] % k, order[rows, columns + 1] % k)
+    return np.bincount(rows * k + depths, minlength=lists.size).astype(np.float64).reshape(lists.shape)
 
 
 def access_advantage(surrogate: float, floor: float, target: float) -> float:
@@ -86,33 +109,65 @@ def access_advantage(surrogate: float, floor: float, target: float) -> float:
     return (surrogate - floor) / (target - floor) if target > floor else float("nan")
 
 
-def mean_interval(values: FloatArray, *, seed: int = 0, confidence: float = 0.95) -> Interval:
-    """Percentile bootstrap interval of a mean over users ``[n]`` (Efron & Tibshirani 1993)."""
-    return _interval((values,), np.mean, seed, confidence)
+def mean_interval(
+    values: FloatArray, *, seed: int = 0, confidence: float = 0.95, n_resamples: int = RESAMPLES
+) -> Interval:
+    """Percentile bootstrap interval of a mean over users ``[n]`` (Efron & Tibshirani 1993).
+
+    Raises:
+        GroError: there are fewer than two users.
+    """
+    return _interval(_resampled_means((values,), seed, n_resamples)[0], confidence)
 
 
 def advantage_interval(
-    surrogate: FloatArray, floor: FloatArray, target: FloatArray, *, seed: int = 0, confidence: float = 0.95
+    surrogate: FloatArray,
+    floor: FloatArray,
+    target: FloatArray,
+    *,
+    seed: int = 0,
+    confidence: float = 0.95,
+    n_resamples: int = RESAMPLES,
 ) -> Interval:
-    """Percentile bootstrap interval of :func:`access_advantage`: the same users are redrawn for all three ``[n]``."""
+    """Percentile bootstrap interval of :func:`access_advantage`: the same users are redrawn for all three ``[n]``.
 
-    def statistic(surrogate: FloatArray, floor: FloatArray, target: FloatArray, axis: int) -> Any:
-        base = floor.mean(axis=axis)
-        return (surrogate.mean(axis=axis) - base) / (target.mean(axis=axis) - base)
+    A draw of users whose target is no better than the floor tells nothing and is counted beyond both bounds. Where
+    half of ``1 - confidence`` of the draws are such, the interval is ``(-inf, inf)``.
 
-    return _interval((surrogate, floor, target), statistic, seed, confidence)
+    Raises:
+        GroError: there are fewer than two users, or the three do not have the same number.
+    """
+    stolen, base, best = _resampled_means((surrogate, floor, target), seed, n_resamples)
+    drawn = np.full(n_resamples, np.nan)
+    np.divide(stolen - base, best - base, out=drawn, where=best > base)
+    return _interval(drawn, confidence)
 
 
-def _interval(values: tuple[FloatArray, ...], statistic: Any, seed: int, confidence: float) -> Interval:
+def _resampled_means(values: tuple[FloatArray, ...], seed: int, n_resamples: int) -> FloatArray:
+    """Means ``[m, n_resamples]`` of ``m`` measures over the same redrawn users."""
+    sizes = {len(each) for each in values}
+    if len(sizes) > 1 or min(sizes) < 2:
+        raise GroError(f"an interval needs the same two or more users throughout; there are {sorted(sizes)}")
+
+    def means(*drawn: FloatArray, axis: int) -> FloatArray:
+        return np.stack([each.mean(axis=axis) for each in drawn])
+
     found = bootstrap(
         values,
-        statistic,
+        means,
         paired=True,
         vectorized=True,
-        n_resamples=1000,
-        batch=100,
+        n_resamples=n_resamples,
+        batch=max(1, CHUNK // min(sizes)),
         method="percentile",
-        confidence_level=confidence,
         rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return Interval(float(found.low), float(found.high))
+    )
+    return np.asarray(found.bootstrap_distribution, dtype=np.float64)
+
+
+def _interval(drawn: FloatArray, confidence: float) -> Interval:
+    """Percentiles of redrawn statistics; NaN counts as -inf for the lower bound and as +inf for the upper."""
+    tail = (1 - confidence) / 2
+    low = np.quantile(np.where(np.isnan(drawn), -np.inf, drawn), tail, method="inverted_cdf")
+    high = np.quantile(np.where(np.isnan(drawn), np.inf, drawn), 1 - tail, method="inverted_cdf")
+    return Interval(float(low), float(high))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gro.errors import DataError, GroError
 from gro.models import PADDING, CausalRecommender, Recommender
-from gro.models.base import lengths
+from gro.models.base import device_of, lengths
 from gro.ranking import top_k
 
 
@@ -34,7 +34,7 @@ class RankingService:
         self.model = model
         self.k = k
         self.calls = 0
-        self._device = next(model.parameters()).device if isinstance(model, nn.Module) else torch.device("cpu")
+        self._device = device_of(model)
         self._last: Tensor | None = None
         self._memory: list[Tensor] | None = None
 
@@ -44,6 +44,7 @@ class RankingService:
 
         Raises:
             DataError: a history is empty, has a gap or names an item outside 1..n_items.
+            GroError: the model's scores are not finite.
         """
         check_histories(histories, self.model.n_items)
         self.calls += len(histories)

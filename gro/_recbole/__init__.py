@@ -1,6 +1,7 @@
 """The bridge to RecBole 1.2.1, and the only room that imports it.
 
-Every call into RecBole runs inside :func:`recbole_environment`. ``recbole.quick_start`` and ray are never imported.
+Every call into RecBole runs inside :func:`recbole_environment`, except a sequential model's forward pass, which
+touches nothing outside the model. ``recbole.quick_start`` and ray are never imported.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def _unpickle(path: str | Path, trusted: bool) -> Any:
     with recbole_environment():
         try:
             return torch.load(path, map_location="cpu", weights_only=False)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             raise ArtifactError(f"{path}: cannot be unpickled: {_first_line(error)}") from None
 
 

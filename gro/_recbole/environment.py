@@ -12,6 +12,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
 
@@ -68,6 +69,14 @@ def require(module: str) -> ModuleType:
     if missing := missing_packages():
         raise MissingExtraError(f"RecBole needs {', '.join(missing)}: install with '{' && '.join(INSTALL)}'")
     return importlib.import_module(module)
+
+
+def properties_folder() -> Path:
+    """Folder of the YAML files that hold RecBole's keys and their default values."""
+    require("recbole")
+    import recbole  # noqa: PLC0415
+
+    return Path(recbole.__path__[0], "properties")
 
 
 @contextmanager
@@ -136,7 +145,7 @@ def _scipy() -> Iterator[None]:
     matrix: Any = scipy.sparse.dok_matrix
     with kept(matrix, "_update"):
         if not hasattr(matrix, "_update"):
-            matrix._update = lambda self, data: self._dict.update(data)
+            matrix._update = lambda self, data: self._dict.update(data)  # noqa: SLF001
         yield
 
 
@@ -150,14 +159,14 @@ def _yaml() -> Iterator[None]:
 
 @contextmanager
 def _random_states() -> Iterator[None]:
-    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     cuda: Any = torch.cuda
     gpus = cuda.get_rng_state_all() if cuda.is_initialized() else []
     try:
         yield
     finally:
         random.setstate(python)
-        np.random.set_state(numpy)
+        np.random.set_state(numpy)  # noqa: NPY002
         torch.set_rng_state(cpu)
         cuda.set_rng_state_all(gpus)
 
@@ -178,12 +187,15 @@ def _torch_flags() -> Iterator[None]:
 def _root_logger() -> Iterator[None]:
     root = logging.getLogger()
     level = root.level
-    try:
-        with kept(root, "handlers", "filters"):
-            root.handlers, root.filters = [*root.handlers], [*root.filters]
+    with kept(root, "handlers", "filters"):
+        before = root.handlers
+        root.handlers, root.filters = [*before], [*root.filters]
+        try:
             yield
-    finally:
-        root.setLevel(level)
+        finally:
+            root.setLevel(level)
+            for handler in set(root.handlers).difference(before):
+                handler.close()
 
 
 @contextmanager

@@ -6,14 +6,13 @@ import inspect
 import io
 from collections.abc import Mapping
 from contextlib import redirect_stdout
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from gro._recbole.environment import recbole_environment, require
+from gro._recbole.environment import properties_folder, recbole_environment, require
 from gro.errors import ConfigError, DataError, nearest
 from gro.models import ScoredRecommender
 
@@ -99,7 +98,7 @@ def configure(name: str, values: Mapping[str, Any], dataset: str = "") -> Any:
 
 def properties(name: str) -> dict[str, Any]:
     """Keys and default values of one of RecBole's property files, e.g. ``"model/SASRec"`` or ``"overall"``."""
-    path = Path(require("recbole").__path__[0], "properties", f"{name}.yaml")
+    path = properties_folder() / f"{name}.yaml"
     if not path.is_file():
         return {}
     return require("yaml").safe_load(path.read_text(encoding="utf-8")) or {}

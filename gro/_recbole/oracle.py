@@ -71,7 +71,7 @@ def train_epoch(recommender: RecBoleRecommender, loader: Any, *, learning_rate: 
     recommender.config["learning_rate"] = learning_rate
     with recbole_environment(), _trainer(recommender) as trainer:
         torch.manual_seed(seed)
-        return float(trainer._train_epoch(loader, 0))
+        return float(trainer._train_epoch(loader, 0))  # noqa: SLF001
 
 
 def evaluate(recommender: RecBoleRecommender, loader: Any) -> dict[str, float]:
@@ -114,7 +114,7 @@ def _trainer(recommender: RecBoleRecommender) -> Iterator[Any]:
         recommender.config[key] = value
     recommender.config["device"] = next(recommender.parameters()).device
     with kept(trainers, "get_tensorboard"):
-        trainers.get_tensorboard = lambda logger: None
+        trainers.get_tensorboard = lambda _: None
         yield trainers.Trainer(recommender.config, recommender.recbole)
 
 

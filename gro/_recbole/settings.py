@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gro._recbole.environment import require
+from gro._recbole.environment import properties_folder, require
 from gro._recbole.models import properties
 from gro.errors import ConfigError, nearest
 
@@ -139,8 +139,8 @@ def _check_keys(values: Mapping[str, Any]) -> None:
 
 
 def _keys_of_other_models() -> set[str]:
-    folder = Path(require("recbole").__path__[0], "properties", "model")
-    return {key for file in folder.glob("*.yaml") for key in properties(f"model/{file.stem}")}
+    files = properties_folder().glob("model/*.yaml")
+    return {key for file in files for key in properties(f"model/{file.stem}")}
 
 
 def _check_values(values: Mapping[str, Any]) -> None:

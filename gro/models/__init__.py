@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from gro.config import ModelSettings
@@ -28,7 +30,12 @@ __all__ = [
     "build",
 ]
 
-ARCHITECTURES = {"SASRec": SASRec, "GRU4Rec": GRU4Rec, "NARM": NARM, "BERT4Rec": BERT4Rec}
+ARCHITECTURES: dict[str, Callable[[ModelSettings, int], StateRecommender]] = {
+    "SASRec": SASRec,
+    "GRU4Rec": GRU4Rec,
+    "NARM": NARM,
+    "BERT4Rec": BERT4Rec,
+}
 
 
 def build(settings: ModelSettings, n_items: int, *, seed: int = 0) -> StateRecommender:

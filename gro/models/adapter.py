@@ -27,7 +27,8 @@ class ScoredRecommender(TrainableRecommender):
 
     def prefix_scores(self, histories: Tensor, ends: Tensor) -> Tensor:
         """See :meth:`TrainableRecommender.prefix_scores`."""
-        return self.scores(expand_prefixes(histories, ends)).unflatten(0, tuple(ends.shape))
+        scores = self.scores(expand_prefixes(histories, ends))
+        return scores.view(*ends.shape, -1)
 
     def loss(self, windows: Tensor) -> Tensor:
         """Next-item cross entropy after ``LOSS_PREFIXES`` random prefixes of each window ``[B, T]``."""

@@ -6,6 +6,7 @@ column ``j`` belongs to item ``j + 1``.
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from typing import Protocol, runtime_checkable
 
@@ -149,6 +150,14 @@ class CausalRecommender(StateRecommender):
         following = windows[:, 1:]
         real = following != PADDING
         return self.cross_entropy(states[real], following[real])
+
+
+def device_of(model: Recommender) -> torch.device:
+    """Device of a model's first parameter or buffer; the CPU where it has none."""
+    if not isinstance(model, nn.Module):
+        return torch.device("cpu")
+    first = next(itertools.chain(model.parameters(), model.buffers()), None)
+    return torch.device("cpu") if first is None else first.device
 
 
 def lengths(histories: Tensor) -> Tensor:

@@ -33,7 +33,8 @@ class GRU4Rec(CausalRecommender):
     def states(self, histories: Tensor) -> Tensor:
         """See :meth:`CausalRecommender.states`."""
         hidden: Tensor = self.gru(self.dropout(self.item_embedding(histories)))[0]
-        return self.dense(hidden)
+        states: Tensor = self.dense(hidden)
+        return states
 
     def memory(self, batch: int) -> list[Tensor]:
         """The hidden state of every layer ``[layers, B, d]``."""
@@ -43,7 +44,8 @@ class GRU4Rec(CausalRecommender):
         """See :meth:`CausalRecommender.extend`."""
         output, hidden = self.gru(self.dropout(self.item_embedding(items))[:, None], memory[0])
         memory[0].copy_(hidden)
-        return self.dense(output[:, 0])
+        state: Tensor = self.dense(output[:, 0])
+        return state
 
 
 class NARM(CausalRecommender):
@@ -76,7 +78,8 @@ class NARM(CausalRecommender):
     def _mix(self, keys: Tensor, hidden: Tensor, last: Tensor, earlier: Tensor) -> Tensor:
         """Combine ``last [B, Q, d]`` with the attended ``hidden [B, T, d]``; ``earlier [1, Q, T]`` masks the future."""
         weights = self.v_t(torch.sigmoid(keys[:, None] + self.a_2(last)[:, :, None]))[..., 0] * earlier
-        return self.b(self.dropout(torch.cat([weights @ hidden, last], dim=-1)))
+        states: Tensor = self.b(self.dropout(torch.cat([weights @ hidden, last], dim=-1)))
+        return states
 
     def memory(self, batch: int) -> list[Tensor]:
         """Hidden state of every layer ``[layers, B, d]``, all outputs and attention keys ``[B, max_length, d]``."""

@@ -29,7 +29,7 @@ class Block(nn.Module):
 
     def heads(self, x: Tensor) -> Tensor:
         """Split ``[B, T, d]`` into ``[B, heads, T, d / heads]``."""
-        return x.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
+        return x.view(*x.shape[:-1], self.n_heads, -1).transpose(1, 2)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Transform ``[B, T, d]``; causal unless a boolean mask (True = may attend) is given."""
@@ -46,7 +46,8 @@ class Block(nn.Module):
             is_causal=causal,
         )
         x = self.attention_norm(x + self.dropout(self.out(context.transpose(1, 2).flatten(-2))))
-        return self.output_norm(x + self.dropout(self.outer(F.gelu(self.inner(x)))))
+        output: Tensor = self.output_norm(x + self.dropout(self.outer(F.gelu(self.inner(x)))))
+        return output
 
 
 def _initialise(module: nn.Module) -> None:
@@ -61,6 +62,7 @@ class SASRec(CausalRecommender):
 
     def __init__(self, settings: ModelSettings, n_items: int) -> None:
         super().__init__(n_items, settings.max_length, settings.hidden_size)
+        self.n_heads = settings.n_heads
         self.position_embedding = nn.Embedding(settings.max_length, settings.hidden_size)
         self.norm = nn.LayerNorm(settings.hidden_size, eps=LAYER_NORM_EPS)
         self.dropout = nn.Dropout(settings.dropout)
@@ -70,23 +72,24 @@ class SASRec(CausalRecommender):
     def states(self, histories: Tensor) -> Tensor:
         """See :meth:`CausalRecommender.states`."""
         positions = torch.arange(histories.shape[1], device=histories.device)
-        x = self.dropout(self.norm(self.item_embedding(histories) + self.position_embedding(positions)))
+        x: Tensor = self.dropout(self.norm(self.item_embedding(histories) + self.position_embedding(positions)))
         for block in self.blocks:
             x = block(x)
         return x
 
+    def _blocks(self) -> list[Block]:
+        return [block for block in self.blocks if isinstance(block, Block)]
+
     def memory(self, batch: int) -> list[Tensor]:
         """Keys and values of every layer, ``[B, heads, max_length, d / heads]`` each."""
-        block = self.blocks[0]
-        size = self.item_embedding.embedding_dim
-        shape = (batch, block.n_heads, self.max_length, size // block.n_heads)
+        shape = (batch, self.n_heads, self.max_length, self.item_embedding.embedding_dim // self.n_heads)
         return [self.head.weight.new_empty(shape) for _ in range(2 * len(self.blocks))]
 
     def extend(self, memory: list[Tensor], position: int, items: Tensor) -> Tensor:
         """See :meth:`CausalRecommender.extend`."""
-        x = self.item_embedding(items) + self.position_embedding.weight[position]
+        x: Tensor = self.item_embedding(items) + self.position_embedding.weight[position]
         x = self.dropout(self.norm(x))[:, None]
-        for block, keys, values in zip(self.blocks, memory[::2], memory[1::2], strict=True):
+        for block, keys, values in zip(self._blocks(), memory[::2], memory[1::2], strict=True):
             keys[:, :, position] = block.heads(block.key(x))[:, :, 0]
             values[:, :, position] = block.heads(block.value(x))[:, :, 0]
             x = block.attend(x, keys[:, :, : position + 1], values[:, :, : position + 1], None, causal=False)
@@ -124,7 +127,8 @@ class BERT4Rec(StateRecommender):
         mask = (items != PADDING)[:, None, None, :]
         for block in self.blocks:
             x = block(x, mask)
-        return self.output_norm(F.gelu(self.output(x)))
+        states: Tensor = self.output_norm(F.gelu(self.output(x)))
+        return states
 
     def prefix_states(self, histories: Tensor, ends: Tensor) -> Tensor:
         """See :meth:`StateRecommender.prefix_states`: one masked row per prefix."""
@@ -155,4 +159,3 @@ class BERT4Rec(StateRecommender):
         cloze |= last & ~cloze.any(dim=1, keepdim=True)
         states = self.states(rows.masked_fill(cloze, self.mask_item))
         return self.cross_entropy(states[cloze], rows[cloze])
-

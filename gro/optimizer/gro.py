@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -13,7 +14,8 @@ from gro.config import ProtectionSettings
 from gro.losses import ranking_loss, sample_negatives
 from gro.models import TrainableRecommender
 from gro.models.base import lengths
-from gro.optimizer.swap import swap_loss
+from gro.optimizer.plain import adamw
+from gro.optimizer.swap import swap_hinge, swap_targets
 
 
 @dataclass(frozen=True)
@@ -23,45 +25,59 @@ class GRO:
     Attributes:
         target: the recommender to protect.
         student: the surrogate that stands for the thief.
-        target_optimizer: optimizer of the target's parameters.
-        student_optimizer: optimizer of the student's parameters.
-        settings: exposed k, margins, prefixes per window and gradient norm.
+        settings: exposed k, margins, prefixes per window, learning rate and gradient norm.
     """
 
     target: TrainableRecommender
     student: TrainableRecommender
-    target_optimizer: Optimizer
-    student_optimizer: Optimizer
     settings: ProtectionSettings
 
+    @cached_property
+    def target_optimizer(self) -> Optimizer:
+        """AdamW of the target's parameters."""
+        return adamw(self.target, self.settings)
+
+    @cached_property
+    def student_optimizer(self) -> Optimizer:
+        """AdamW of the student's parameters."""
+        return adamw(self.student, self.settings)
+
     def step(self, windows: Tensor, swap_weight: float) -> None:
-        """Train both models on windows of real histories ``[B, T]``, ``T >= 2`` (eq. 10 of the paper)."""
+        """Train both models on windows of real histories ``[B, T]``, ``T >= 2`` (eq. 10 of the paper).
+
+        The student learns first and leaves only the columns to swap in, so that one model's graph is alive at a time.
+        """
         ends = self._sample_ends(windows)
-        target_loss, target_scores = self.target.loss_and_scores(windows, ends)
-        target_scores = target_scores.flatten(0, 1)
-        columns = target_scores.detach().topk(self.settings.k, dim=1).indices
-        student_scores, student_loss, list_gradient = self._student(windows, ends, columns)
-        swap = swap_loss(target_scores, student_scores, columns, list_gradient, self.settings.swap_margin)
-        self._descend(self.target_optimizer, target_loss + swap_weight * swap)
-        self._descend(self.student_optimizer, student_loss)
+        columns = self._served(windows, ends)
+        decoys = self._teach(windows, ends, columns)
+        loss, scores = self.target.loss_and_scores(windows, ends)
+        swap = swap_hinge(scores.flatten(0, 1), columns, decoys, self.settings.swap_margin)
+        self._descend(self.target_optimizer, loss + swap_weight * swap)
 
     def warm_up(self, windows: Tensor) -> None:
-        """Train the student alone on the lists that the target returns for windows ``[B, T]``, ``T >= 2``."""
+        """Train the student alone on the lists that the target serves for windows ``[B, T]``, ``T >= 2``."""
         ends = self._sample_ends(windows)
-        with torch.no_grad():
-            scores = self.target.prefix_scores(windows[:, :-1], ends).flatten(0, 1)
-        columns = scores.topk(self.settings.k, dim=1).indices
-        self._descend(self.student_optimizer, self._student(windows, ends, columns)[1])
+        self._teach(windows, ends, self._served(windows, ends))
 
-    def _student(self, windows: Tensor, ends: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The student's scores ``[P, n]``, its loss and the loss' derivative by its scores of the list ``[P, k]``."""
+    @torch.no_grad()
+    def _served(self, windows: Tensor, ends: Tensor) -> Tensor:
+        """0-based columns of the lists that a thief would get after the prefixes: ``[P, k]``, ``P = B * m``."""
+        training = self.target.training
+        self.target.eval()
+        scores = self.target.prefix_scores(windows[:, :-1], ends).flatten(0, 1)
+        self.target.train(training)
+        return scores.topk(self.settings.k, dim=1).indices
+
+    def _teach(self, windows: Tensor, ends: Tensor, columns: Tensor) -> Tensor:
+        """Let the student learn the lists; return the columns ``[P, k]`` that would have hurt it most."""
         scores = self.student.prefix_scores(windows[:, :-1], ends).flatten(0, 1)
         listed = scores.gather(1, columns)
         negatives = scores.gather(1, sample_negatives(columns + 1, scores.shape[1]) - 1)
         margins = self.settings.order_margin, self.settings.negative_margin
         loss = ranking_loss(listed, negatives, order_margin=margins[0], negative_margin=margins[1])
         (list_gradient,) = torch.autograd.grad(loss, listed, retain_graph=True)
-        return scores.detach(), loss, list_gradient
+        self._descend(self.student_optimizer, loss)
+        return swap_targets(scores.detach(), columns, list_gradient)
 
     def _sample_ends(self, windows: Tensor) -> Tensor:
         one_pass = self.target.one_pass and self.student.one_pass

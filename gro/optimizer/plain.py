@@ -13,6 +13,7 @@ from gro.data import Sequences
 from gro.data.windows import batches
 from gro.metrics import ndcg
 from gro.models import TrainableRecommender
+from gro.models.base import device_of
 from gro.ranking import ranks
 from gro.training import Log, Progress, Trainer
 
@@ -34,7 +35,7 @@ def fit(
         folder: where the resumable state is kept.
         progress: receives steps and epochs.
     """
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    optimizer = adamw(model, settings)
 
     def epoch(log: Log, seed: int) -> Iterator[float]:
         return learn_epoch(model, optimizer, sequences.train, settings, seed)
@@ -50,9 +51,14 @@ def fit(
         patience=settings.patience,
         seed=settings.seed,
         folder=folder,
-        settings=settings.model_dump_json(),
+        settings=f"{settings.model_dump_json()} {sequences.digest}",
         progress=progress,
     ).run(epoch, validate)
+
+
+def adamw(model: TrainableRecommender, settings: TrainingSettings) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov & Hutter, ICLR 2019) over a model's parameters."""
+    return torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
 
 
 def learn_epoch(
@@ -63,7 +69,7 @@ def learn_epoch(
     seed: int,
 ) -> Iterator[float]:
     """Train on every interaction once; yields the fraction done after each step."""
-    device = next(model.parameters()).device
+    device = device_of(model)
     windows = batches(sequences, model.max_length, settings.batch_size, seed)
     for done, batch in enumerate(windows, start=1):
         optimizer.zero_grad()

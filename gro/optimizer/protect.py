@@ -14,6 +14,7 @@ from gro.data import Sequences
 from gro.data.windows import batches
 from gro.metrics import agreement, ndcg
 from gro.models import TrainableRecommender
+from gro.models.base import device_of
 from gro.optimizer.gro import GRO
 from gro.ranking import lists, ranks
 from gro.training import Log, Progress, Trainer
@@ -56,23 +57,17 @@ class Protection:
             patience=0,
             seed=self.settings.seed,
             folder=self.folder,
-            settings=self.settings.model_dump_json(),
+            settings=f"{self.settings.model_dump_json()} {self.sequences.digest} {self.plain_ndcg}",
             progress=self.progress,
         )
         return trainer.run(self._epoch, self._validate)
 
     @cached_property
     def _gro(self) -> GRO:
-        optimizers = [
-            torch.optim.AdamW(
-                model.parameters(), lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay
-            )
-            for model in (self.target, self.student)
-        ]
-        return GRO(self.target, self.student, *optimizers, self.settings)
+        return GRO(self.target, self.student, self.settings)
 
     def _epoch(self, log: Log, seed: int) -> Iterator[float]:
-        device = next(self.target.parameters()).device
+        device = device_of(self.target)
         windows = batches(self.sequences.train, self.target.max_length, self.settings.batch_size, seed)
         warming_up = len(log.figures) < self.settings.warm_up_epochs
         swap_weight = self._swap_weight(log)
@@ -100,7 +95,8 @@ class Protection:
             float(ndcg(ranks(model, self.sequences.valid), 10).mean()) / self.plain_ndcg
             for model in (self.target, self.student)
         )
-        alike = agreement(lists(self.target, self.sequences.valid, 10), lists(self.student, self.sequences.valid, 10), 10)
+        k = min(10, self.target.n_items)
+        alike = agreement(*(lists(model, self.sequences.valid, k) for model in (self.target, self.student)), k)
         figures = {"utility_loss": 1 - target, "student_loss": 1 - student, "agreement@10": float(alike.mean())}
         return self._score(log, target, student), figures
 

@@ -25,7 +25,11 @@ def swap_loss(
     Returns:
         The scalar ``mean max(0, t[a_i] - t[a'_i] + margin)``.
     """
-    decoys = swap_targets(student_scores, items, list_gradient)
+    return swap_hinge(target_scores, items, swap_targets(student_scores, items, list_gradient), margin)
+
+
+def swap_hinge(target_scores: Tensor, items: Tensor, decoys: Tensor, margin: float) -> Tensor:
+    """Mean hinge by which listed columns ``items [B, k]`` outscore the columns ``decoys [B, k]`` swapped in."""
     return F.relu(target_scores.gather(1, items) - target_scores.gather(1, decoys) + margin).mean()
 
 

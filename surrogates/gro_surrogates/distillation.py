@@ -11,7 +11,7 @@ from torch.nn.utils import clip_grad_norm_
 from gro.losses import listwise_loss, ranking_loss, sample_negatives
 from gro.metrics import agreement
 from gro.models import TrainableRecommender
-from gro.models.base import lengths
+from gro.models.base import device_of, lengths
 from gro.ranking import top_k
 from gro_surrogates.queries import Answers
 
@@ -46,7 +46,7 @@ def learn_epoch(
     clip: float,
 ) -> Iterator[float]:
     """Train on every history once, at up to ``positions`` of its prefixes; yields the fraction done."""
-    device = next(surrogate.parameters()).device
+    device = device_of(surrogate)
     order = torch.randperm(answers.n_sequences)
     for start in range(0, len(order), batch_size):
         batch = answers.rows(order[start : start + batch_size])
@@ -72,8 +72,8 @@ def draw_ends(histories: Tensor, count: int) -> Tensor:
 
 @torch.inference_mode()
 def held_out_agreement(surrogate: TrainableRecommender, answers: Answers, k: int = 10) -> float:
-    """Mean Agr@k between the surrogate's lists and recorded ones: how a thief without real data picks its checkpoint."""
-    device = next(surrogate.parameters()).device
+    """Mean Agr@k of the surrogate's lists and recorded ones: how a thief without real data picks its checkpoint."""
+    device = device_of(surrogate)
     k = min(k, answers.lists.shape[2])
     per_history = -(-HELD_OUT_LISTS // answers.n_sequences)
     steps = max(1, answers.histories.shape[1] // per_history)

@@ -94,9 +94,7 @@ def ask(
     return _join(groups)
 
 
-def _grow(
-    target: Target, pick: Picker, n_items: int, size: int, steps: int, generator: torch.Generator
-) -> Answers:
+def _grow(target: Target, pick: Picker, n_items: int, size: int, steps: int, generator: torch.Generator) -> Answers:
     histories = torch.zeros(size, steps, dtype=torch.int64)
     histories[:, 0] = torch.randint(1, n_items + 1, (size,), generator=generator)
     lists = []

@@ -4,40 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
 
-from gro.config import ModelSettings, PositiveFloat, PositiveInt
 from gro.errors import ConfigError
 from gro.models import StateRecommender, build
 from gro.training import Log, Progress, Quiet, Trainer
 from gro_surrogates.distillation import LOSSES, held_out_agreement, learn_epoch
 from gro_surrogates.queries import PICKERS, Answers, Target, ask
+from gro_surrogates.settings import ThiefSettings
 
-
-class ThiefSettings(ModelSettings):
-    """A thief's card: how it asks, what it trains and how."""
-
-    queries: Literal["autoregressive", "random"] = "autoregressive"
-    """How a history grows: an item of the list just received, or any item of the catalogue."""
-    loss: Literal["listwise", "ranking"] = "listwise"
-    """Plackett-Luce over the catalogue, or the paper's pairwise hinge."""
-    sequence_length: PositiveInt = 50
-    """Calls per history."""
-    truncate: PositiveInt | None = None
-    """Learn from the first items of each list only; unset uses the whole exposed list."""
-    epochs: PositiveInt = 60
-    patience: PositiveInt = 5
-    batch_size: PositiveInt = 32
-    positions: PositiveInt = 50
-    """Prefixes of each history that one step learns from."""
-    learning_rate: PositiveFloat = 2e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    clip: PositiveFloat = 5.0
-    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Share of the recorded histories kept back to choose the checkpoint."""
+__all__ = ["Theft", "Thief", "ThiefSettings"]
 
 
 @dataclass(frozen=True)
@@ -72,12 +49,14 @@ class Thief:
 
     def ask(self, target: Target, n_items: int, calls: int, seed: int) -> Answers:
         """Spend the budget and return what was recorded."""
-        length = min(self.settings.sequence_length, self.settings.max_length)
+        length = self.settings.sequence_length or self.settings.max_length
         if calls <= length:
             raise ConfigError(f"{calls} calls do not pay for two histories of {length} calls; give more than {length}")
         generator = torch.Generator().manual_seed(seed)
         pick = PICKERS[self.settings.queries]
-        return ask(target, pick, n_items, calls, length, generator=generator, report=lambda f: self.progress.step(-1, f))
+        return ask(
+            target, pick, n_items, calls, length, generator=generator, report=lambda f: self.progress.step(-1, f)
+        )
 
     def learn(self, answers: Answers, n_items: int, seed: int) -> Theft:
         """Train a surrogate on recorded answers."""

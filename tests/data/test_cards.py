@@ -15,7 +15,7 @@ CARDS = gro.data.dataset_cards()
 
 def test_there_is_a_card_for_each_set_of_the_house() -> None:
     assert {"ml-100k", "ml-1m", "amazon-beauty"} <= CARDS.keys()
-    assert {name: card.max_length for name, card in CARDS.items()}["ml-1m"] == 200
+    assert {name: card.suggested["max_length"] for name, card in CARDS.items()}["ml-1m"] == 200
     assert gro.data.dataset_card("none-such") is None
 
 

@@ -6,10 +6,13 @@ import torch
 from gro import _recbole
 from gro.errors import ConfigError, DataError
 
-WORKING = (
-    "BERT4Rec CORE Caser FEARec FOSSIL FPMC GCSAN GRU4Rec GRU4RecCPR HGN HRM LightSANs NARM NPE NextItNet RepeatNet "
-    "SASRec SASRecCPR SHAN SINE SRGNN STAMP TransRec"
-).split()  # noqa: SIM905
+# fmt: off
+WORKING = [
+    "BERT4Rec", "CORE", "Caser", "FEARec", "FOSSIL", "FPMC", "GCSAN", "GRU4Rec", "GRU4RecCPR", "HGN", "HRM",
+    "LightSANs", "NARM", "NPE", "NextItNet", "RepeatNet", "SASRec", "SASRecCPR", "SHAN", "SINE", "SRGNN", "STAMP",
+    "TransRec",
+]
+# fmt: on
 N_ITEMS, MAX_LENGTH = 110, 8
 HISTORIES = torch.tensor([[3, 0, 0, 0, 0], [110, 2, 3, 2, 0], [9, 8, 7, 6, 5]])
 

@@ -25,7 +25,7 @@ def install(new: Path, target: Path) -> None:
         new.rename(target)
     else:
         _exchange(new, target)
-        shutil.rmtree(new)
+        shutil.rmtree(new, ignore_errors=True)
     _sync(target.parent)
 
 

@@ -1,0 +1,264 @@
+"""The verbs of the library, which are also the commands of ``gro``.
+
+Settings are keyword arguments; each verb names the class of :mod:`gro.config` that lists and validates them. Every verb
+returns a :class:`Run`, whose report is what ``--json`` prints. All metrics are fractions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gro import artifacts
+from gro.artifacts import Artifact
+from gro.config import (
+    AttackCommand,
+    DataSettings,
+    EvaluateCommand,
+    ModelSettings,
+    ProtectCommand,
+    ProtectionSettings,
+    Settings,
+    TrainCommand,
+    TrainingSettings,
+)
+from gro.data import Sequences, dataset_card, load
+from gro.errors import ArtifactError, ConfigError
+from gro.evaluation import theft_report, utility_report
+from gro.metrics import ndcg, utility
+from gro.models import Popularity, StateRecommender, build
+from gro.optimizer.plain import fit
+from gro.optimizer.protect import Protection
+from gro.ranking import ranks
+from gro.serving import RankingService
+from gro.training import Progress, Quiet
+from gro_surrogates.cards import thief_settings
+from gro_surrogates.thief import Thief
+
+MACHINE = {"out", "device", "data_path", "run", "from_"}
+"""Settings that say where, not what: they do not tell one run from another."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a verb made: a folder and a report."""
+
+    path: Path
+    report: dict[str, Any]
+
+    @property
+    def model(self) -> StateRecommender:
+        """The recommender in the folder."""
+        return artifacts.load(self.path).model
+
+
+def train(progress: Progress | None = None, **settings: Any) -> Run:
+    """Train an undefended recommender; see :class:`gro.config.TrainCommand`.
+
+    A run that was interrupted goes on where it stopped; one that is finished is returned as it is.
+
+    Raises:
+        GroError: a setting, the dataset or what lies at ``out`` is not as it must be.
+    """
+    command = TrainCommand.make(_suggested(settings, TrainCommand))
+    return _finished(command.out, command) or _train(command, load(command), progress or Quiet())
+
+
+def protect(progress: Progress | None = None, **settings: Any) -> Run:
+    """Train a recommender whose lists teach a thief less (GRO); see :class:`gro.config.ProtectCommand`.
+
+    Starts from the plain target ``from_``, or trains one as ``OUT.plain``. Resumes like :func:`train`.
+
+    Raises:
+        GroError: as :func:`train`; or the plain target is of another dataset or architecture.
+    """
+    command = ProtectCommand.make(_suggested(settings, ProtectCommand))
+    if finished := _finished(command.out, command):
+        return finished
+    sequences = load(command)
+    undefended = _plain_target(command, sequences, progress or Quiet())
+    target = _new(command, sequences) if command.from_scratch else build(command, sequences.n_items)
+    if not command.from_scratch:
+        target.load_state_dict(undefended.state_dict())
+    student = _new(command, sequences, model=command.student or command.model, seed=command.seed + 1)
+    log = Protection(
+        target=target.to(_device(command.device)),
+        student=student,
+        sequences=sequences,
+        settings=command.part(ProtectionSettings),
+        plain_ndcg=float(ndcg(ranks(undefended, sequences.valid), 10).mean()),
+        folder=command.out,
+        progress=progress or Quiet(),
+    ).run()
+    plain, protected, taught = (utility(ranks(m, sequences.test)) for m in (undefended, target, student))
+    loss = 1 - protected["ndcg@10"] / plain["ndcg@10"] if plain["ndcg@10"] else None
+    report = {"target": protected, "plain": plain, "student": taught, "utility_loss": loss}
+    return _save(command, target, sequences, {**report, "epoch": log.best_epoch, "valid": log.best})
+
+
+def evaluate(**settings: Any) -> Run:
+    """Measure a run's utility on held-out items, and the floor's; see :class:`gro.config.EvaluateCommand`.
+
+    Raises:
+        GroError: the artifact or its dataset is missing or not the one it was made from.
+    """
+    command = EvaluateCommand.make(settings)
+    artifact = artifacts.load(command.run)
+    sequences = _dataset(artifact, command.data_path)
+    report = {
+        "dataset": sequences.name,
+        "users": sequences.n_users,
+        "target": utility_report(artifact.model.to(_device(command.device)), sequences.test),
+        "floor": utility_report(Popularity(sequences.train), sequences.test),
+    }
+    return Run(command.run, report)
+
+
+def attack(progress: Progress | None = None, **settings: Any) -> Run:
+    """Rob a run; see :class:`gro.config.AttackCommand`. Other settings override those of the thief's card.
+
+    The thief sees the target through a :class:`gro.serving.RankingService` alone. A theft that was interrupted goes
+    on, and what it asked before is asked again only where no epoch of its training had ended.
+
+    Raises:
+        GroError: as :func:`evaluate`; or the thief's card or settings are wrong, or the budget is too small.
+    """
+    own = {key: value for key, value in settings.items() if key in AttackCommand.model_fields}
+    command = AttackCommand.make(own)
+    artifact = artifacts.load(command.run)
+    overrides = {key: value for key, value in settings.items() if key not in own}
+    card = thief_settings(command.thief, {"max_length": artifact.model.max_length, **overrides})
+    out = command.out or _theft_folder(command)
+    described = {**_identity(command), **card.model_dump(mode="json"), "target": artifact.manifest.files}
+    if finished := _finished_as(out, described):
+        return finished
+    sequences = _dataset(artifact, command.data_path)
+    device = _device(command.device)
+    service = RankingService(artifact.model.to(device), command.k or _exposed_k(artifact))
+    thief = Thief(card, device, out, progress or Quiet())
+    theft = thief(service, sequences.n_items, command.calls, command.seed)
+    report = {
+        "dataset": sequences.name,
+        "thief": Path(command.thief).stem,
+        "knowledge": "data-free",
+        "k": service.k,
+        "calls": theft.calls,
+        "seed": command.seed,
+        **theft_report(artifact.model, theft.surrogate, Popularity(sequences.train), sequences.test),
+    }
+    artifacts.save(
+        out,
+        model=theft.surrogate,
+        settings=card,
+        item_tokens=artifact.item_tokens,
+        dataset=artifact.manifest.dataset.model_dump(),
+        seed=command.seed,
+        command=described,
+        metrics=report,
+    )
+    return Run(out, report)
+
+
+def _suggested(settings: dict[str, Any], command: type[Settings]) -> dict[str, Any]:
+    """Settings with those that the dataset's card suggests where they say nothing."""
+    card = dataset_card(str(settings.get("dataset")))
+    suggested = card.suggested if card else {}
+    return {**{name: value for name, value in suggested.items() if name in command.model_fields}, **settings}
+
+
+def _train(command: TrainCommand, sequences: Sequences, progress: Progress) -> Run:
+    model = _new(command, sequences)
+    log = fit(model, sequences, command.part(TrainingSettings), folder=command.out, progress=progress)
+    report = {"target": utility(ranks(model, sequences.test)), "epoch": log.best_epoch, "valid": log.best}
+    return _save(command, model, sequences, report)
+
+
+def _plain_target(command: ProtectCommand, sequences: Sequences, progress: Progress) -> StateRecommender:
+    if command.from_ is None:
+        out = command.out.with_name(f"{command.out.name}.plain")
+        fields = {name: getattr(command, name) for name in TrainCommand.model_fields}
+        plain = TrainCommand.make({**fields, "out": out})
+        run = _finished(out, plain) or _train(plain, sequences, progress)
+        return run.model.to(_device(command.device))
+    artifact = artifacts.load(command.from_)
+    if artifact.manifest.dataset.digest != sequences.digest:
+        raise ArtifactError(f"{command.from_}: made from other interactions than {sequences.name} as it is read now")
+    if artifact.manifest.model != command.part(ModelSettings):
+        raise ConfigError(f"{command.from_}: has another architecture or size; give the settings that it was made with")
+    return artifact.model.to(_device(command.device))
+
+
+def _new(command: TrainCommand | ProtectCommand, sequences: Sequences, **changes: Any) -> StateRecommender:
+    if command.k > sequences.n_items:
+        raise ConfigError(f"k is {command.k}; the catalogue of {sequences.name} has {sequences.n_items} items")
+    settings = command.model_copy(update=changes)
+    return build(settings, sequences.n_items, seed=settings.seed).to(_device(command.device))
+
+
+def _save(
+    command: TrainCommand | ProtectCommand, model: StateRecommender, sequences: Sequences, report: dict[str, Any]
+) -> Run:
+    report = {"dataset": sequences.name, "model": command.model, "k": command.k, "seed": command.seed, **report}
+    artifacts.save(
+        command.out,
+        model=model,
+        settings=command,
+        item_tokens=sequences.item_tokens,
+        dataset={"name": sequences.name, "digest": sequences.digest},
+        seed=command.seed,
+        command=command.model_dump(mode="json"),
+        metrics=report,
+    )
+    return Run(command.out, report)
+
+
+def _identity(command: Settings) -> dict[str, Any]:
+    return {name: value for name, value in command.model_dump(mode="json").items() if name not in MACHINE}
+
+
+def _finished(out: Path, command: Settings) -> Run | None:
+    return _finished_as(out, _identity(command))
+
+
+def _finished_as(out: Path, described: dict[str, Any]) -> Run | None:
+    """The run that is already at ``out``, if it is the one that is described; another one is never overwritten."""
+    if not (out / artifacts.MANIFEST).exists():
+        return None
+    manifest = artifacts.load(out).manifest
+    for name, value in described.items():
+        if manifest.settings.get(name) != value:
+            found = manifest.settings.get(name)
+            raise ArtifactError(f"{out}: holds a run with {name} = {found!r}, not {value!r}; choose another --out")
+    return Run(out, dict(manifest.metrics))
+
+
+def _dataset(artifact: Artifact, data_path: Path | None) -> Sequences:
+    """The interactions that a run was made from, read again."""
+    made_with = {k: v for k, v in artifact.manifest.settings.items() if k in DataSettings.model_fields}
+    if data_path is not None:
+        made_with["data_path"] = str(data_path)
+    sequences = load(DataSettings.make(made_with, f"{artifact.folder}"))
+    if sequences.digest != artifact.manifest.dataset.digest:
+        raise ArtifactError(f"{artifact.folder}: made from other interactions than {sequences.name} as it is read now")
+    return sequences
+
+
+def _exposed_k(artifact: Artifact) -> int:
+    return int(str(artifact.manifest.settings.get("k", min(100, artifact.model.n_items))))
+
+
+def _theft_folder(command: AttackCommand) -> Path:
+    name = f"{Path(command.thief).stem}-{command.calls}-{command.seed}"
+    return command.run.with_name(f"{command.run.name}.thefts") / name
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError):
+        raise ConfigError(f"device is '{name}'; use 'auto', 'cpu' or a CUDA device of this machine") from None

@@ -1,0 +1,121 @@
+"""The commands and their flags; nothing heavier is imported before a command runs."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module, metadata
+from typing import Any
+
+from cyclopts import App, CycloptsError
+
+from gro.cli.flags import function
+from gro.cli.settings import ConfigFile, DataPath, DemoCommand, Output, RecBoleFile, merge
+from gro.config import AttackCommand, EvaluateCommand, ProtectCommand, Settings, TrainCommand
+from gro.errors import ConfigError
+from gro_surrogates.settings import ThiefSettings
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: the verb that runs it, its help and its settings."""
+
+    verb: str
+    """``module:function``, called with the explicit settings and the :class:`Output`."""
+    doc: str
+    settings: tuple[type[Settings], ...] = ()
+    files: tuple[type[Settings], ...] = ()
+    positional: str | None = None
+
+    @property
+    def flags(self) -> tuple[type[Settings], ...]:
+        """Every class whose fields are flags of the command."""
+        return (*self.settings, *self.files, Output)
+
+
+COMMANDS = {
+    "demo": Command(
+        "gro.cli.demo:demo", "Protect SASRec on ml-100k, rob it, print what it cost and saved.", (DemoCommand,)
+    ),
+    "datasets": Command("gro.cli.datasets:datasets", "List dataset cards and what is on this machine.", (DataPath,)),
+    "train": Command("gro.cli.verbs:train", "Train an undefended target.", (TrainCommand,), (ConfigFile, RecBoleFile)),
+    "protect": Command(
+        "gro.cli.verbs:protect",
+        "Train a target whose lists teach a thief less (GRO).",
+        (ProtectCommand,),
+        (ConfigFile, RecBoleFile),
+    ),
+    "evaluate": Command(
+        "gro.cli.verbs:evaluate", "Measure a run's utility on held-out items.", (EvaluateCommand,), (ConfigFile,), "run"
+    ),
+    "attack": Command(
+        "gro.cli.verbs:attack",
+        "Rob a run with a budget of calls.",
+        (AttackCommand, ThiefSettings),
+        (ConfigFile,),
+        "run",
+    ),
+    "bench": Command("gro.cli.machine:bench", "Measure speed and memory against the plain way of doing each thing."),
+    "doctor": Command("gro.cli.machine:doctor", "Check whether this machine can do what the library promises."),
+}
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run the command that ``argv`` names and return its exit code.
+
+    Raises:
+        GroError: the command line is wrong, or the command met bad input.
+    """
+    try:
+        command, bound, _ = build().parse_args(argv, exit_on_error=False, print_error=False, help_on_error=False)
+    except CycloptsError as error:
+        raise ConfigError(str(error)) from None
+    return command(**bound.arguments) or 0
+
+
+def build() -> App:
+    """Return the application."""
+    app = App(
+        name="gro",
+        help="Protect recommenders from model extraction: train them, rob them, measure what it costs and saves.",
+        version=_version,
+    )
+    for name, command in COMMANDS.items():
+        app.command(function(partial(_invoke, command), command.doc, command.flags, command.positional), name=name)
+    return app
+
+
+def _invoke(command: Command, given: dict[str, Any]) -> int:
+    output = Output(**_take(given, Output))
+    files = {name: value for cls in command.files for name, value in _take(given, cls).items()}
+    settings = merge(given, files, command.settings)
+    module, _, verb = command.verb.partition(":")
+    with _logging(logging.WARNING if output.quiet else logging.INFO):
+        code: int = getattr(import_module(module), verb)(settings, output)
+    return code
+
+
+def _take(given: dict[str, Any], cls: type[Settings]) -> dict[str, Any]:
+    return {name: given.pop(name) for name in cls.model_fields if name in given}
+
+
+@contextmanager
+def _logging(level: int) -> Iterator[None]:
+    """Show what the library logs as lines on stderr."""
+    logger, handler = logging.getLogger("gro"), logging.StreamHandler(sys.stderr)
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+
+def _version() -> str:
+    return metadata.version("gro")

@@ -1,0 +1,39 @@
+"""``gro doctor`` and ``gro bench``: what this machine can do, and how fast."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from gro import bench as benchmark
+from gro.cli.doctor import diagnose
+from gro.cli.output import show
+from gro.cli.settings import Output
+
+
+def doctor(settings: Mapping[str, Any], output: Output) -> int:
+    """Print what :func:`gro.cli.doctor.diagnose` finds; return 1 where something that is needed is missing."""
+    checks = diagnose()
+    bad = [check.name for check in checks if not check.ok]
+    report = {"ok": not bad, "checks": [asdict(check) for check in checks]}
+    rows = [(check.name, "ok" if check.ok else "MISSING", check.detail, check.remedy) for check in checks]
+    verdict = f"wanting: {', '.join(bad)}" if bad else "everything that is needed is here"
+    show(output, report, verdict, ("check", "", "found", "to do"), rows)
+    return int(bool(bad))
+
+
+def bench(settings: Mapping[str, Any], output: Output) -> int:
+    """Print what :func:`gro.bench.run` measures."""
+    report = benchmark.run(lambda name, measured: _announce(output, name, measured))
+    rows = [
+        (name, *(f"{measured[key]:.4g}" for key in ("ratio", "ours", "theirs"))) for name, measured in report.items()
+    ]
+    return show(output, report, "both sides measured in this run", ("", "ratio", "ours", "theirs"), rows)
+
+
+def _announce(output: Output, name: str, measured: Mapping[str, Any]) -> None:
+    if not output.quiet:
+        sys.stderr.write(f"{name}: ratio {measured['ratio']:.4g}\n")
+        sys.stderr.flush()

@@ -1,0 +1,97 @@
+"""``gro train``, ``protect``, ``evaluate`` and ``attack``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gro import api
+from gro.artifacts import MANIFEST
+from gro.cli.output import percent, show
+from gro.cli.progress import watch
+from gro.cli.settings import Output
+from gro.config import AttackCommand, ProtectCommand, TrainCommand
+from gro_surrogates.cards import thief_settings
+
+Values = Mapping[str, Any]
+
+UTILITY = {"hr@10": "HR@10 %", "hr@20": "HR@20 %", "ndcg@10": "NDCG@10 %", "ndcg@20": "NDCG@20 %"}
+
+
+def train(settings: Values, output: Output) -> int:
+    """Train an undefended target."""
+    command = TrainCommand.make(settings)
+    with watch(output, f"{command.model} on {command.dataset}", [command.epochs]) as progress:
+        run = api.train(progress=progress, **settings)
+    report = {"run": str(run.path), **run.report}
+    return show(output, report, title(report), ("", *UTILITY.values()), [_row("target", report["target"])])
+
+
+def protect(settings: Values, output: Output) -> int:
+    """Train a protected target."""
+    with watch(output, "protection", _trainings(ProtectCommand.make(settings))) as progress:
+        run = api.protect(progress=progress, **settings)
+    report = {"run": str(run.path), **run.report}
+    models = {"plain target": "plain", "protected target": "target", "student": "student"}
+    rows = [_row(name, report[key]) for name, key in models.items()]
+    losses = ("-", percent(report["utility_loss"]), "-")
+    rows = [(*row, loss) for row, loss in zip(rows, losses, strict=True)]
+    return show(output, report, title(report), ("", *UTILITY.values(), "utility loss %"), rows)
+
+
+def evaluate(settings: Values, output: Output) -> int:
+    """Measure a run's utility."""
+    run = api.evaluate(**settings)
+    report = {"run": str(run.path), **run.report}
+    rows = [_row("target", report["target"]), _row("floor (popularity)", report["floor"])]
+    return show(output, report, title(report), ("", *UTILITY.values()), rows)
+
+
+def attack(settings: Values, output: Output) -> int:
+    """Rob a run."""
+    run = rob(settings, output, "theft")
+    report = {"run": str(run.path), **run.report}
+    models = {"target": "target", "stolen copy": "surrogate", "floor (popularity)": "floor"}
+    rows = [
+        (*_row(name, report[key]), *(stolen(report) if key == "surrogate" else ("-", "-")))
+        for name, key in models.items()
+    ]
+    heading = f"{title(report)}; thief {report['thief']}, {report['calls']:,} calls"
+    return show(output, report, heading, ("", *UTILITY.values(), "Agr@10 %", "access advantage %"), rows)
+
+
+def rob(settings: Values, output: Output, label: str) -> api.Run:
+    """Run :func:`gro.api.attack` and show its progress."""
+    command = AttackCommand.make({key: value for key, value in settings.items() if key in AttackCommand.model_fields})
+    overrides = {key: value for key, value in settings.items() if key not in AttackCommand.model_fields}
+    with watch(output, label, [thief_settings(command.thief, overrides).epochs]) as progress:
+        return api.attack(progress=progress, **settings)
+
+
+def title(report: Values) -> str:
+    """Return what a table's figures are about."""
+    return (
+        f"{report['dataset']}, {report['users']:,} users, {report['model']}, exposed k {report['k']}, "
+        f"seed {report['seed']}"
+    )
+
+
+def stolen(report: Values) -> tuple[str, str]:
+    """Return Agr@10 and access advantage of a theft with their 95 % intervals."""
+    intervals = report["interval"]
+    return (
+        percent(report["agreement@10"], intervals["agreement@10"]),
+        percent(report["access_advantage"], intervals["access_advantage"]),
+    )
+
+
+def _row(name: str, figures: Values) -> tuple[str, ...]:
+    intervals = figures.get("interval", {})
+    return (name, *(percent(figures[key], intervals.get(key)) for key in UTILITY))
+
+
+def _trainings(command: ProtectCommand) -> list[int]:
+    """Most epochs of the trainings that ``gro protect`` runs: the plain target's, unless it is there, and GRO's."""
+    plain = command.out.with_name(f"{command.out.name}.plain")
+    protection = command.warm_up_epochs + command.protect_epochs
+    return [protection] if command.from_ or (plain / MANIFEST).exists() else [command.epochs, protection]

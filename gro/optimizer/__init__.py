@@ -1,0 +1,1 @@
+"""Training of targets: plain, and protected by GRO."""

@@ -1,0 +1,1 @@
+"""The thief's side: how it asks, how it learns, what it keeps."""

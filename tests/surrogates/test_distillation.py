@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from gro_surrogates.distillation import draw_ends, held_out_agreement, learn_epoch, listwise, ranking
+from gro_surrogates.queries import Answers, ask, autoregressive, random
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from gro.config import ModelSettings
+from gro.losses import listwise_loss, ranking_loss
+from gro.models import StateRecommender, build
+from gro.serving import RankingService
+
+NAMES = ("SASRec", "GRU4Rec", "NARM", "BERT4Rec")
+N_ITEMS, K, LENGTH = 40, 10, 6
+
+
+def make(name: str = "SASRec", seed: int = 0, noise: float = 0.0) -> StateRecommender:
+    settings = ModelSettings.model_validate({"model": name, "hidden_size": 8, "max_length": LENGTH, "dropout": 0.0})
+    model = build(settings, N_ITEMS, seed=seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(noise * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed)))
+    return model.eval()
+
+
+def rob(model: StateRecommender, calls: int, k: int = K) -> Answers:
+    return ask(RankingService(model, k), autoregressive, N_ITEMS, calls, LENGTH, generator=torch.Generator())
+
+
+@given(st.integers(0, 2**31), st.integers(1, 8), st.integers(1, 10))
+def test_drawn_prefixes_differ_and_are_real(seed: int, width: int, count: int) -> None:
+    torch.manual_seed(seed)
+    length = torch.randint(1, width + 1, (5,))
+    ends = draw_ends((torch.arange(width) < length[:, None]).long(), count)
+    assert ends.shape == (5, min(count, width))
+    for row, n in zip(ends.tolist(), length.tolist(), strict=True):
+        assert all(0 <= end < n for end in row)
+        assert len(set(row)) == min(n, count)
+
+
+def test_every_prefix_is_drawn_alike() -> None:
+    torch.manual_seed(0)
+    counts = draw_ends(torch.ones(6000, 6, dtype=torch.int64), 2).flatten().bincount()
+    assert (counts - 2000).abs().max() < 200
+
+
+def test_losses_are_those_of_the_recorded_items() -> None:
+    scores = torch.randn(3, N_ITEMS)
+    lists = torch.stack([torch.randperm(N_ITEMS)[:5] + 1 for _ in range(3)])
+    listed = torch.stack([scores[b, [item - 1 for item in row]] for b, row in enumerate(lists.tolist())])
+    torch.testing.assert_close(listwise(scores, lists), listwise_loss(listed, scores))
+    flat = torch.zeros(3, N_ITEMS).scatter(1, lists - 1, listed)
+    torch.testing.assert_close(ranking(flat, lists), ranking_loss(listed, torch.zeros(3, 5)))
+
+
+class Recorder(StateRecommender):
+    """Notes what it is asked; its one weight scores every item alike."""
+
+    def __init__(self, one_pass: bool) -> None:
+        super().__init__(N_ITEMS, LENGTH, 1)
+        self.one_pass = one_pass
+        self.asked: list[tuple[Tensor, Tensor]] = []
+
+    def prefix_states(self, histories: Tensor, ends: Tensor) -> Tensor:
+        self.asked.append((histories, ends))
+        return torch.ones(*ends.shape, 1)
+
+    def loss(self, windows: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+def sums(histories: Tensor) -> Tensor:
+    """A target whose first item is the history's sum."""
+    return (histories.sum(1, keepdim=True) + torch.arange(3)) % N_ITEMS + 1
+
+
+@pytest.mark.parametrize(("one_pass", "positions"), [(True, 4), (True, 50), (False, 4)])
+def test_an_epoch_learns_every_history_once_from_its_own_lists(one_pass: bool, positions: int) -> None:
+    answers = ask(sums, random, N_ITEMS, 45, LENGTH, generator=torch.Generator().manual_seed(0))
+    surrogate, learnt = Recorder(one_pass), []
+
+    def loss(scores: Tensor, lists: Tensor) -> Tensor:
+        learnt.append(lists)
+        return scores.sum()
+
+    optimizer = torch.optim.SGD(surrogate.parameters(), lr=0.0)
+    settings = {"batch_size": 3, "positions": positions, "clip": 1.0}
+    fractions = list(learn_epoch(surrogate, optimizer, answers, loss, **settings))  # type: ignore[arg-type]
+    assert fractions == pytest.approx([3 / 8, 6 / 8, 1.0])
+    seen = torch.cat([histories for histories, _ in surrogate.asked])
+    assert sorted(seen.tolist()) == sorted(answers.histories.tolist())
+    for (histories, ends), lists in zip(surrogate.asked, learnt, strict=True):
+        assert ends.shape[1] == (min(positions, LENGTH) if one_pass else 1)
+        expected = [sums(h[None, : e + 1])[0].tolist() for h, row in zip(histories, ends, strict=True) for e in row]
+        assert lists.tolist() == expected
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("loss", [listwise, ranking])
+def test_a_surrogate_learns_its_target(name: str, loss: object) -> None:
+    answers = rob(make(seed=1, noise=0.3), 400)
+    surrogate = make(name)
+    before = held_out_agreement(surrogate, answers)
+    optimizer = torch.optim.Adam(surrogate.parameters(), lr=1e-2)
+    torch.manual_seed(0)
+    for _ in range(12):
+        for _ in learn_epoch(surrogate, optimizer, answers, loss, batch_size=8, positions=6, clip=5.0):  # type: ignore[arg-type]
+            pass
+    assert held_out_agreement(surrogate, answers) > before + 0.2
+
+
+def test_steps_are_clipped() -> None:
+    surrogate, answers = make(), rob(make(seed=1), 60)
+    before = torch.cat([p.detach().flatten().clone() for p in surrogate.parameters()])
+    optimizer = torch.optim.SGD(surrogate.parameters(), lr=1.0)
+    list(
+        learn_epoch(
+            surrogate, optimizer, answers, lambda s, _: 1000 * s.square().sum(), batch_size=99, positions=6, clip=0.01
+        )
+    )
+    after = torch.cat([p.detach().flatten() for p in surrogate.parameters()])
+    assert (after - before).norm().item() == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("calls", [7, 60, 64])
+def test_a_perfect_copy_agrees_fully(name: str, calls: int) -> None:
+    model = make(name, noise=0.3).double()
+    answers = rob(model, calls)
+    assert held_out_agreement(model, answers) == 1.0
+    assert held_out_agreement(make(name, seed=3, noise=0.3).double(), answers) < 0.9
+
+
+@pytest.mark.parametrize("k", [1, 4, 10])
+def test_agreement_is_the_mean_over_all_recorded_lists(k: int) -> None:
+    answers, surrogate = rob(make(seed=1, noise=0.3), 64), make(seed=2, noise=0.3)
+    shares = []
+    for history, lists in zip(answers.histories, answers.lists, strict=True):
+        for t in range(int((history > 0).sum())):
+            ours = RankingService(surrogate, k)(history[None, : t + 1])[0]
+            shares.append(len(set(ours.tolist()) & set(lists[t, :k].tolist())) / k)
+    assert held_out_agreement(surrogate, answers, k) == pytest.approx(sum(shares) / len(shares))
+
+
+def test_agreement_of_short_lists_is_at_their_length() -> None:
+    answers, surrogate = rob(make(seed=1, noise=0.3), 60, k=3), make(seed=2, noise=0.3)
+    assert held_out_agreement(surrogate, answers, 10) == held_out_agreement(surrogate, answers, 3)
+
+
+def test_many_histories_are_judged_by_their_last_lists() -> None:
+    target = make(seed=1, noise=0.3)
+    generator = torch.Generator().manual_seed(0)
+    answers = ask(RankingService(target, 3), random, N_ITEMS, 2500 * 3, 3, generator=generator)
+    wrong = answers.lists.clone()
+    wrong[:, :2] = 1 + (wrong[:, :2] + 10) % N_ITEMS
+    assert held_out_agreement(target, Answers(answers.histories, wrong), 3) == pytest.approx(1, abs=1e-3)
