@@ -111,6 +111,9 @@ def evaluate(**settings: Any) -> Run:
     report = {
         "dataset": sequences.name,
         "users": sequences.n_users,
+        "model": artifact.manifest.model.model,
+        "k": _exposed_k(artifact),
+        "seed": artifact.manifest.seed,
         "target": utility_report(artifact.model.to(_device(command.device)), sequences.test),
         "floor": utility_report(Popularity(sequences.train), sequences.test),
     }
@@ -142,6 +145,8 @@ def attack(progress: Progress | None = None, **settings: Any) -> Run:
     theft = thief(service, sequences.n_items, command.calls, command.seed)
     report = {
         "dataset": sequences.name,
+        "users": sequences.n_users,
+        "model": artifact.manifest.model.model,
         "thief": Path(command.thief).stem,
         "knowledge": "data-free",
         "k": service.k,
@@ -201,7 +206,8 @@ def _new(command: TrainCommand | ProtectCommand, sequences: Sequences, **changes
 def _save(
     command: TrainCommand | ProtectCommand, model: StateRecommender, sequences: Sequences, report: dict[str, Any]
 ) -> Run:
-    report = {"dataset": sequences.name, "model": command.model, "k": command.k, "seed": command.seed, **report}
+    about = {"dataset": sequences.name, "users": sequences.n_users, "model": command.model}
+    report = {**about, "k": command.k, "seed": command.seed, **report}
     artifacts.save(
         command.out,
         model=model,
@@ -226,6 +232,7 @@ def _finished(out: Path, command: Settings) -> Run | None:
 def _finished_as(out: Path, described: dict[str, Any]) -> Run | None:
     """The run that is already at ``out``, if it is the one that is described; another one is never overwritten."""
     if not (out / artifacts.MANIFEST).exists():
+        artifacts.require_replaceable(out)
         return None
     manifest = artifacts.load(out).manifest
     for name, value in described.items():

@@ -102,7 +102,7 @@ class ModelSettings(Settings):
     """Attention heads of SASRec and BERT4Rec."""
     inner_size: PositiveInt = 256
     """Width of the feed-forward layers of SASRec and BERT4Rec."""
-    dropout: Probability = 0.2
+    dropout: Probability = 0.4
     attention_dropout: Probability = 0.0
     mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of items that BERT4Rec's Cloze training masks."""
@@ -119,8 +119,10 @@ class TrainingSettings(ModelSettings):
     """Stop after this many epochs without a better validation NDCG@10; 0 runs all epochs."""
     batch_size: PositiveInt = 64
     """Windows of consecutive items per step."""
-    learning_rate: PositiveFloat = 1e-3
+    learning_rate: PositiveFloat = 2e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    averaging: Probability = 0.998
+    """Decay per step of the moving average of the weights; 0 keeps the last step's weights."""
     clip: PositiveFloat = 5.0
     """Largest gradient norm."""
     seed: Annotated[int, Field(ge=0)] = 0

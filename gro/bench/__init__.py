@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from gro.bench import steps, swap, theft
+from gro.bench import recbole, steps, swap, theft
 
 
 def run(report: Callable[[str, dict[str, Any]], None] = lambda name, measured: None) -> dict[str, Any]:
@@ -18,8 +18,6 @@ def run(report: Callable[[str, dict[str, Any]], None] = lambda name, measured: N
     Raises:
         MissingExtraError: RecBole is not installed.
     """
-    from gro.bench import recbole
-
     lines: dict[str, Callable[[], Any]] = {
         "swap_loss_small": swap.small,
         "swap_loss_large": swap.large,

@@ -17,14 +17,7 @@ from gro.models.recbole_weights import from_recbole
 from gro.optimizer.plain import learn_epoch
 from gro.ranking import ranks
 
-HYPER = {
-    "hidden_size": 64,
-    "inner_size": 256,
-    "n_layers": 2,
-    "n_heads": 2,
-    "hidden_dropout_prob": 0.2,
-    "attn_dropout_prob": 0.0,
-}
+HYPER = {"inner_size": 256, "hidden_dropout_prob": 0.2, "attn_dropout_prob": 0.0, "loss_type": "CE"}
 USERS, ITEMS, INTERACTIONS = 6_040, 3_416, 40
 EVALUATED_TOGETHER = 256
 
@@ -39,7 +32,7 @@ def training_pass() -> Measured:
     ours = seconds(lambda: list(learn_epoch(model, optimizer, sequences.train, settings, seed=0)))
 
     train, _, _ = _recbole.loaders(_recbole.dataset(data, settings.max_length), settings.batch_size)
-    theirs_model = _recbole.build("SASRec", sequences.n_items, settings.max_length, {**HYPER, "loss_type": "CE"})
+    theirs_model = _recbole.build("SASRec", sequences.n_items, settings.max_length, HYPER)
     return faster(ours, seconds(lambda: _recbole.train_epoch(theirs_model, train)))
 
 
@@ -48,7 +41,7 @@ def evaluation() -> Measured:
     with tempfile.TemporaryDirectory() as folder:
         data = DataSettings(dataset="synthetic", data_path=_write(Path(folder)))
         sequences = load(data)
-        theirs_model = _recbole.build("SASRec", sequences.n_items, 200, {**HYPER, "loss_type": "CE"})
+        theirs_model = _recbole.build("SASRec", sequences.n_items, 200, HYPER)
         _, _, test = _recbole.loaders(_recbole.dataset(data, 200), 64, EVALUATED_TOGETHER * (sequences.n_items + 1))
         settings = TrainingSettings(max_length=200)
         model = build(settings, sequences.n_items)

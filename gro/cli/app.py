@@ -84,15 +84,16 @@ def build() -> App:
         help="Protect recommenders from model extraction: train them, rob them, measure what it costs and saves.",
         version=_version,
     )
-    for name, command in COMMANDS.items():
-        app.command(function(partial(_invoke, command), command.doc, command.flags, command.positional), name=name)
+    for place, (name, command) in enumerate(COMMANDS.items()):
+        call = function(partial(_invoke, command), command.doc, command.flags, command.positional)
+        app.command(call, name=name, sort_key=place)
     return app
 
 
 def _invoke(command: Command, given: dict[str, Any]) -> int:
     output = Output(**_take(given, Output))
     files = {name: value for cls in command.files for name, value in _take(given, cls).items()}
-    settings = merge(given, files, command.settings)
+    settings = merge(given, files, command.settings, command.positional)
     module, _, verb = command.verb.partition(":")
     with _logging(logging.WARNING if output.quiet else logging.INFO):
         code: int = getattr(import_module(module), verb)(settings, output)

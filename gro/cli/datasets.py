@@ -9,7 +9,7 @@ from gro.cli.output import ABSENT, show
 from gro.cli.settings import DataPath, Output
 from gro.data import Available, available
 
-COLUMNS = ("dataset", "users", "items", "interactions", "licence", "here", "path")
+COLUMNS = ("dataset", "users", "items", "interactions", "licence", "here")
 
 
 def datasets(settings: Mapping[str, Any], output: Output) -> int:
@@ -33,5 +33,4 @@ def _row(row: Available) -> tuple[str, ...]:
     counts = row.card.counts if row.card else None
     figures = [f"{n:,}" for n in (counts.users, counts.items, counts.interactions)] if counts else [ABSENT] * 3
     licence = row.card.licence if row.card else "no card"
-    where = (row.source.origin, str(row.source.path)) if row.source else (ABSENT, ABSENT)
-    return (row.name, *figures, licence, *where)
+    return (row.name, *figures, licence, str(row.source.path) if row.source else ABSENT)

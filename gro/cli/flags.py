@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -11,6 +12,7 @@ from pydantic.fields import FieldInfo
 
 from gro.cli.settings import flag
 from gro.config import DataSettings, DeviceSettings, ModelSettings, ProtectionSettings, Settings, TrainingSettings
+from gro_surrogates.settings import ThiefSettings
 
 TITLES: Mapping[type[Settings], str] = {
     DataSettings: "Data",
@@ -59,20 +61,26 @@ def _type(field: FieldInfo) -> Any:
 
 def _describe(cls: type[Settings], name: str, field: FieldInfo) -> Parameter:
     text = " ".join((field.description or "").split())
+    if isinstance(field.default, dict):
+        text += f" As a flag: {flag(name)}.FIELD INTERVAL."
     return Parameter(
         name=flag(name),
         help=f"{text} Required." if field.is_required() else text,
         group=_title(cls, name),
-        show_default=_shown if field.default and cls.__name__ != "ThiefSettings" else False,
+        show_default=_shown if _has_figure(field) and cls is not ThiefSettings else False,
         negative=() if field.default is False and name in {"json_", "quiet"} else None,
     )
 
 
 def _title(cls: type[Settings], name: str) -> str:
     owner = next(base for base in reversed(cls.__mro__) if name in getattr(base, "model_fields", {}))
-    if cls.__name__ == "ThiefSettings":
+    if cls is ThiefSettings:
         return "Instead of what the thief's card says"
     return TITLES.get(owner, "Parameters")
+
+
+def _has_figure(field: FieldInfo) -> bool:
+    return isinstance(field.default, int | float | str | Path) and not isinstance(field.default, bool)
 
 
 def _shown(value: Any) -> str:

@@ -17,7 +17,7 @@ from gro.cli.settings import Output
 Rows = Sequence[Sequence[str]]
 Interval = Sequence[float] | None
 
-WIDTH = 160
+WIDTH = 10_000
 """Columns of a table that no terminal limits."""
 ABSENT = "-"
 

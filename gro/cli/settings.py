@@ -63,13 +63,16 @@ class DemoCommand(DeviceSettings):
     """Folder of the runs; a second call goes on where the first one stopped."""
 
 
-def merge(given: Values, files: Values, classes: Sequence[type[Settings]]) -> dict[str, Any]:
+def merge(
+    given: Values, files: Values, classes: Sequence[type[Settings]], positional: str | None = None
+) -> dict[str, Any]:
     """Return explicit settings by field name: RecBole's file, then the TOML file, then the flags ``given``.
 
     Args:
         given: what the command line says.
         files: the files to read, as ``config`` and ``recbole_config``.
         classes: settings classes of the command; together they list the known keys.
+        positional: the setting that needs no flag.
 
     Raises:
         ConfigError: a key is unknown or ill-typed (names the key, its source and the nearest valid one), or a required
@@ -81,8 +84,8 @@ def merge(given: Values, files: Values, classes: Sequence[type[Settings]]) -> di
         merged |= values
     missing = [name for cls in classes for name in _required(cls) if name not in merged]
     if missing:
-        wanted = " and ".join(flag(name) for name in missing)
-        raise ConfigError(f"{wanted} must be given, as a flag or in a --config file")
+        wanted = " and ".join(name.upper() if name == positional else flag(name) for name in missing)
+        raise ConfigError(f"{wanted} must be given, on the command line or in a --config file")
     return merged
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import tempfile
 import urllib.error
@@ -40,7 +39,7 @@ def download(url: str, target: Path) -> None:
             _fetch(url, archive)
             _extract(archive, whole, target.stem)
             target.parent.mkdir(exist_ok=True)
-            os.replace(whole, target)
+            whole.replace(target)
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
         raise DataError(f"{url} is not a sound zip archive ({error}); {remedy}") from None
     except (OSError, HTTPException) as error:

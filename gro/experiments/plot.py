@@ -20,8 +20,8 @@ def tradeoff(results: Path) -> Path:
         MissingExtraError: matplotlib is not installed.
     """
     try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
+        import matplotlib as mpl  # noqa: PLC0415 - an extra
+        from matplotlib.figure import Figure  # noqa: PLC0415
     except ImportError:
         raise MissingExtraError("plots need matplotlib: pip install gro[plot]") from None
     try:
@@ -36,9 +36,11 @@ def tradeoff(results: Path) -> Path:
     for index, (target, of_target) in enumerate(rows.groupby("target", sort=False)):
         for thief, cell in of_target.groupby("thief"):
             points = cell["target_ndcg@10"], cell["surrogate_ndcg@10"]
-            axes.scatter(*points, s=14, color=f"C{index}", marker=markers[thief], alpha=0.4)
-            mean = [series.mean() for series in points]
-            axes.scatter(*mean, s=90, color=f"C{index}", marker=markers[thief], label=f"{target}, thief: {thief}")
+            axes.scatter(points[0], points[1], s=14, color=f"C{index}", marker=markers[thief], alpha=0.4)
+            means = [series.mean() for series in points]
+            axes.scatter(
+                means[0], means[1], s=90, color=f"C{index}", marker=markers[thief], label=f"{target}, thief: {thief}"
+            )
     floor = rows["floor_ndcg@10"].mean()
     ends = [min(floor, rows["surrogate_ndcg@10"].min()), rows["target_ndcg@10"].max()]
     axes.plot(ends, ends, color="0.6", linewidth=1, label="copy as good as target")

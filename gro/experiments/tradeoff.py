@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from gro import api, cards
 from gro.config import PositiveInt, Settings, read_toml
 
@@ -35,7 +37,7 @@ class ExperimentCard(Settings):
     """Exposed k, the same for every target."""
     thieves: list[str]
     targets: list[TargetCard]
-    training: dict[str, Any] = {}
+    training: dict[str, Any] = Field(default_factory=dict)
     """Settings of ``gro train`` for the plain targets."""
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch.nn.utils import clip_grad_norm_
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gro.config import TrainingSettings
 from gro.data import Sequences
@@ -26,7 +27,9 @@ def fit(
     folder: Path | None,
     progress: Progress,
 ) -> Log:
-    """Train ``model`` in place and leave it with the weights of the epoch that ranks the validation items best.
+    """Train ``model`` in place; it is left with the averaged weights of the epoch that ranks validation items best.
+
+    What is validated and kept is the exponential moving average of the weights over steps (Polyak & Juditsky 1992).
 
     Args:
         model: on the device it shall be trained on.
@@ -36,16 +39,19 @@ def fit(
         progress: receives steps and epochs.
     """
     optimizer = adamw(model, settings)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.averaging))
 
     def epoch(log: Log, seed: int) -> Iterator[float]:
-        return learn_epoch(model, optimizer, sequences.train, settings, seed)
+        for fraction in learn_epoch(model, optimizer, sequences.train, settings, seed):
+            average.update_parameters(model)
+            yield fraction
 
     def validate(log: Log) -> tuple[float, dict[str, float]]:
-        score = float(ndcg(ranks(model, sequences.valid), 10).mean())
+        score = float(ndcg(ranks(average.module, sequences.valid), 10).mean())
         return score, {"valid_ndcg@10": score}
 
-    return Trainer(
-        modules={"target": model},
+    log = Trainer(
+        modules={"target": model, "average": average},
         optimizers=[optimizer],
         epochs=settings.epochs,
         patience=settings.patience,
@@ -54,6 +60,8 @@ def fit(
         settings=f"{settings.model_dump_json()} {sequences.digest}",
         progress=progress,
     ).run(epoch, validate)
+    model.load_state_dict(average.module.state_dict())
+    return log
 
 
 def adamw(model: TrainableRecommender, settings: TrainingSettings) -> torch.optim.Optimizer:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import torch
-
 from gro.config import ProtectionSettings
 from gro.data import Sequences
 from gro.data.windows import batches
