@@ -6,6 +6,7 @@ returns a :class:`Run`, whose report is what ``--json`` prints. All metrics are 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from gro.config import (
     ProtectCommand,
     ProtectionSettings,
     Settings,
+    SettingsT,
     TrainCommand,
     TrainingSettings,
 )
@@ -55,6 +57,20 @@ class Run:
         return artifacts.load(self.path).model
 
 
+def complete(command: type[SettingsT], settings: Mapping[str, Any]) -> SettingsT:
+    """Validate a command's settings; where they say nothing, the plain target or the dataset's card does.
+
+    Raises:
+        GroError: a setting is unknown or out of range, or the plain target cannot be read.
+    """
+    card = dataset_card(str(settings.get("dataset")))
+    suggested: dict[str, Any] = dict(card.suggested) if card else {}
+    if plain := settings.get("from") or settings.get("from_"):
+        suggested |= artifacts.load(Path(plain)).manifest.model.model_dump()
+    known = {name: value for name, value in suggested.items() if name in command.model_fields}
+    return command.make({**known, **settings})
+
+
 def train(progress: Progress | None = None, **settings: Any) -> Run:
     """Train an undefended recommender; see :class:`gro.config.TrainCommand`.
 
@@ -63,7 +79,7 @@ def train(progress: Progress | None = None, **settings: Any) -> Run:
     Raises:
         GroError: a setting, the dataset or what lies at ``out`` is not as it must be.
     """
-    command = TrainCommand.make(_suggested(settings, TrainCommand))
+    command = complete(TrainCommand, settings)
     return _finished(command.out, command) or _train(command, load(command), progress or Quiet())
 
 
@@ -75,7 +91,7 @@ def protect(progress: Progress | None = None, **settings: Any) -> Run:
     Raises:
         GroError: as :func:`train`; or the plain target is of another dataset or architecture.
     """
-    command = ProtectCommand.make(_suggested(settings, ProtectCommand))
+    command = complete(ProtectCommand, settings)
     if finished := _finished(command.out, command):
         return finished
     sequences = load(command)
@@ -165,13 +181,6 @@ def attack(progress: Progress | None = None, **settings: Any) -> Run:
         metrics=report,
     )
     return Run(out, report)
-
-
-def _suggested(settings: dict[str, Any], command: type[Settings]) -> dict[str, Any]:
-    """Settings with those that the dataset's card suggests where they say nothing."""
-    card = dataset_card(str(settings.get("dataset")))
-    suggested = card.suggested if card else {}
-    return {**{name: value for name, value in suggested.items() if name in command.model_fields}, **settings}
 
 
 def _train(command: TrainCommand, sequences: Sequences, progress: Progress) -> Run:

@@ -121,8 +121,6 @@ class TrainingSettings(ModelSettings):
     """Windows of consecutive items per step."""
     learning_rate: PositiveFloat = 2e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    averaging: Probability = 0.998
-    """Decay per step of the moving average of the weights; 0 keeps the last step's weights."""
     clip: PositiveFloat = 5.0
     """Largest gradient norm."""
     seed: Annotated[int, Field(ge=0)] = 0

@@ -1,6 +1,6 @@
 """Losses that teach a student or a thief to reproduce ranked lists.
 
-All take scores of listed items in list order, ``[..., k]``, best first.
+Lists are in order, best first.
 """
 
 from __future__ import annotations
@@ -8,6 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+
+UNLIKELY = -1e30
+"""A score of no weight, finite so that its gradient is zero."""
 
 
 def ranking_loss(
@@ -26,17 +30,17 @@ def ranking_loss(
     return (order.mean() if order.numel() else order.sum()) + outside.mean()
 
 
-def listwise_loss(listed: Tensor, scores: Tensor) -> Tensor:
+def listwise_loss(scores: Tensor, columns: Tensor) -> Tensor:
     """Plackett-Luce likelihood of a top-k list over the catalogue (ListMLE, Xia et al., ICML 2008), mean per rank.
 
     Args:
-        listed: scores of the list's items ``[..., k]``.
-        scores: scores of all items ``[..., n]``, the listed ones included.
+        scores: scores of all items ``[..., n]``.
+        columns: columns of the list's items, best first ``[..., k]``.
     """
-    total = scores.logsumexp(-1, keepdim=True)
-    listed_share = (listed - total).exp()
-    left = 1 - listed_share.cumsum(-1) + listed_share
-    return (left.clamp_min(1e-6).log() + total - listed).mean()
+    listed = scores.gather(-1, columns)
+    unlisted = scores.scatter(-1, columns, UNLIKELY).logsumexp(-1, keepdim=True)
+    not_yet_drawn = listed.flip(-1).logcumsumexp(-1).flip(-1)
+    return (torch.logaddexp(unlisted, not_yet_drawn) - listed).mean()
 
 
 def sample_negatives(items: Tensor, n_items: int) -> Tensor:

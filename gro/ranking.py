@@ -49,7 +49,7 @@ def ranks(model: Recommender, held_out: HeldOut, batch_size: int = BATCH) -> npt
     """
     targets = torch.from_numpy(held_out.targets)
     found = np.empty(len(targets), dtype=np.int64)
-    with _evaluating(model):
+    with evaluating(model):
         for users, scores in _scored(model, held_out, batch_size):
             found[users] = _places(scores, targets[users].to(scores.device)).cpu()
     return found
@@ -62,7 +62,7 @@ def lists(model: Recommender, held_out: HeldOut, k: int, batch_size: int = BATCH
         GroError: as :func:`top_k` and :func:`ranks`.
     """
     found = np.empty((len(held_out.targets), k), dtype=np.int64)
-    with _evaluating(model):
+    with evaluating(model):
         for users, scores in _scored(model, held_out, batch_size):
             found[users] = top_k(scores, k).cpu()
     return found
@@ -107,7 +107,7 @@ def _scored(model: Recommender, held_out: HeldOut, size: int) -> Iterator[tuple[
 
 
 @contextmanager
-def _evaluating(model: Recommender) -> Iterator[None]:
+def evaluating(model: Recommender) -> Iterator[None]:
     """Inference in evaluation mode; whatever happens, every module gets back the mode it was in."""
     modes = [(module, module.training) for module in model.modules()] if isinstance(model, nn.Module) else []
     for module, _ in modes:

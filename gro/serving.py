@@ -8,7 +8,7 @@ from torch import Tensor
 from gro.errors import DataError, GroError
 from gro.models import PADDING, CausalRecommender, Recommender
 from gro.models.base import device_of, lengths
-from gro.ranking import top_k
+from gro.ranking import evaluating, top_k
 
 
 class RankingService:
@@ -38,7 +38,6 @@ class RankingService:
         self._last: Tensor | None = None
         self._memory: list[Tensor] | None = None
 
-    @torch.inference_mode()
     def __call__(self, histories: Tensor) -> Tensor:
         """Answer right-padded histories ``[B, T]`` of item ids with lists ``[B, k]`` of item ids, best first.
 
@@ -48,10 +47,11 @@ class RankingService:
         """
         check_histories(histories, self.model.n_items)
         self.calls += len(histories)
-        return top_k(self._scores(histories.to(self._device)), self.k)
+        with evaluating(self.model):
+            return top_k(self._scores(histories.to(self._device)), self.k)
 
     def _scores(self, histories: Tensor) -> Tensor:
-        last, self._last = self._last, histories
+        last, self._last = self._last, histories.clone()
         if isinstance(self.model, CausalRecommender) and self._continues(histories, last):
             return self._extend(self.model, histories)
         self._memory = None
@@ -69,9 +69,8 @@ class RankingService:
         known = histories.shape[1] - 1
         if self._memory is None:
             self._memory, known = model.memory(len(histories)), 0
-        for position in range(known, histories.shape[1]):
-            state = model.extend(self._memory, position, histories[:, position])
-        return model.item_scores(state)
+        states = [model.extend(self._memory, at, histories[:, at]) for at in range(known, histories.shape[1])]
+        return model.item_scores(states[-1])
 
 
 def check_histories(histories: Tensor, n_items: int) -> None:

@@ -6,6 +6,8 @@ resumed ends in the weights of one that was not.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -144,11 +146,12 @@ class Trainer:
         temporary = self.folder / f".{STATE_FILE}.{os.getpid()}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, temporary, metadata)
+            save_file(tensors, temporary, {**metadata, "sha256": _digest(tensors)})
             temporary.replace(self.folder / STATE_FILE)
         except (OSError, SafetensorError) as error:
-            temporary.unlink(missing_ok=True)
-            raise ArtifactError(f"{self.folder}: the training state cannot be written: {error}") from None
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise ArtifactError(f"{self.folder}: the training state cannot be written: {_one_line(error)}") from None
 
     def _resume(self) -> tuple[Log, dict[str, Tensor]]:
         path = self.folder and self.folder / STATE_FILE
@@ -162,12 +165,26 @@ class Trainer:
                 raise ArtifactError(
                     f"{path}: begun with other settings; give those again, or another --out, or delete the folder"
                 )
+            if metadata["sha256"] != _digest(tensors):
+                raise ValueError("its tensors are not those that were written")
             self._restore(_below(tensors, "now."))
             for i, optimizer in enumerate(self.optimizers):
                 _restore_optimizer(optimizer, _below(tensors, f"optimizer.{i}."))
             return Log(**json.loads(metadata["log"])), _below(tensors, "best.")
         except (SafetensorError, OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
-            raise ArtifactError(f"{path}: damaged training state ({error}); delete it to start again") from None
+            raise ArtifactError(f"{path}: damaged training state ({_one_line(error)}); delete it to start again") from None
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names and bytes, whatever their order."""
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        sha.update(name.encode() + tensors[name].cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -12,6 +12,12 @@ hypothesis.settings.register_profile("gro", deadline=None)  # other work on the 
 hypothesis.settings.load_profile("gro")
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """A test draws the same numbers whichever ran before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def tiny() -> Sequences:
     """48 users of 5..19 items: each item is followed by the next of a ring of 20, one time in ten by any."""

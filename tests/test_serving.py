@@ -9,7 +9,7 @@ from torch import Tensor
 from gro.config import ModelSettings
 from gro.data import Sequences
 from gro.errors import DataError, GroError
-from gro.models import Popularity, StateRecommender, build
+from gro.models import CausalRecommender, Popularity, StateRecommender, build
 from gro.ranking import top_k
 from gro.serving import RankingService, check_histories
 
@@ -35,11 +35,11 @@ def alone(model: StateRecommender, histories: Tensor, k: int) -> Tensor:
 @pytest.mark.parametrize("name", NAMES)
 def test_growing_histories_get_the_lists_of_fresh_calls(name: str) -> None:
     model = make(name)
-    service = RankingService(model, 9)
+    service = RankingService(model, N_ITEMS)
     histories = torch.randint(1, N_ITEMS + 1, (4, LENGTH + 5))
     for t in range(1, histories.shape[1] + 1):
         grown = histories[:, :t]
-        assert torch.equal(service(grown), alone(model, grown, 9)), t
+        assert torch.equal(service(grown), alone(model, grown, N_ITEMS)), t
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -47,7 +47,7 @@ def test_growing_histories_get_the_lists_of_fresh_calls(name: str) -> None:
 @given(data=st.data())
 def test_any_order_of_calls_gets_the_lists_of_fresh_calls(name: str, data: st.DataObject) -> None:
     model = make(name)
-    service = RankingService(model, 5)
+    service = RankingService(model, N_ITEMS)
     pool = torch.randint(1, N_ITEMS + 1, (2, 3, LENGTH + 3), generator=torch.Generator().manual_seed(0))
     which, rows, width = 0, 3, 1
     for _ in range(12):
@@ -59,7 +59,7 @@ def test_any_order_of_calls_gets_the_lists_of_fresh_calls(name: str, data: st.Da
         grown = pool[which, :rows, :width].clone()
         if data.draw(st.integers(0, 4)) == 0:
             grown[0, data.draw(st.integers(1, width)) :] = 0
-        assert torch.equal(service(grown), alone(model, grown, 5))
+        assert torch.equal(service(grown), alone(model, grown, N_ITEMS))
 
 
 @pytest.mark.parametrize("name", NAMES[:3])
@@ -70,8 +70,14 @@ def test_a_growing_history_is_not_computed_again(name: str, monkeypatch: pytest.
     service(histories[:, :2])
     monkeypatch.setattr(model, "scores", None)
     positions: list[int] = []
+    assert isinstance(model, CausalRecommender)
     extend = model.extend
-    monkeypatch.setattr(model, "extend", lambda m, p, i: positions.append(p) or extend(m, p, i))
+
+    def noted(memory: list[Tensor], position: int, items: Tensor) -> Tensor:
+        positions.append(position)
+        return extend(memory, position, items)
+
+    monkeypatch.setattr(model, "extend", noted)
     for t in range(3, LENGTH + 1):
         service(histories[:, :t])
     assert positions == list(range(2, LENGTH))
@@ -80,12 +86,12 @@ def test_a_growing_history_is_not_computed_again(name: str, monkeypatch: pytest.
 @pytest.mark.parametrize("name", NAMES)
 def test_a_caller_may_reuse_its_buffer(name: str) -> None:
     model = make(name)
-    service = RankingService(model, 5)
+    service = RankingService(model, N_ITEMS)
     buffer = torch.randint(1, N_ITEMS + 1, (2, 4))
     service(buffer[:, :1])
     service(buffer[:, :2])
     buffer[:, :2] = buffer[:, :2] % N_ITEMS + 1
-    assert torch.equal(service(buffer[:, :3]), alone(model, buffer[:, :3], 5))
+    assert torch.equal(service(buffer[:, :3]), alone(model, buffer[:, :3], N_ITEMS))
 
 
 def test_a_model_in_training_mode_answers_without_dropout() -> None:

@@ -58,9 +58,9 @@ def _fail(message: str, code: int) -> int:
 
 def _discard_output() -> None:
     """Send what Python still flushes at its end nowhere: the reader of stdout is gone, or its disk is full."""
-    if sys.stdout is sys.__stdout__:
+    if sys.__stdout__ is not None and sys.stdout is sys.__stdout__:
         with open(os.devnull, "w") as nowhere:  # noqa: PTH123
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+            os.dup2(nowhere.fileno(), sys.__stdout__.fileno())
 
 
 @contextmanager

@@ -49,14 +49,13 @@ def function(
 def _parameters(classes: Iterable[type[Settings]], positional: str | None) -> Iterable[inspect.Parameter]:
     for cls in classes:
         for name, field in cls.model_fields.items():
-            annotation = Annotated[_type(field), _describe(cls, name, field)]
+            kind_of_value: Any = field.annotation
+            if field.is_required():
+                kind_of_value |= None
+            annotation = Annotated[kind_of_value, _describe(cls, name, field)]
             kind = inspect.Parameter.POSITIONAL_OR_KEYWORD if name == positional else inspect.Parameter.KEYWORD_ONLY
             default = None if field.is_required() else field.default
             yield inspect.Parameter(name, kind, default=default, annotation=annotation)
-
-
-def _type(field: FieldInfo) -> Any:
-    return field.annotation | None if field.is_required() else field.annotation  # type: ignore[operator]
 
 
 def _describe(cls: type[Settings], name: str, field: FieldInfo) -> Parameter:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
@@ -20,6 +21,8 @@ Interval = Sequence[float] | None
 WIDTH = 10_000
 """Columns of a table that no terminal limits."""
 ABSENT = "-"
+
+_FIGURE = re.compile(r"-|-?[\d.,]+( \[.*\])?")
 
 
 class Terminal(Console):
@@ -55,16 +58,12 @@ def percent(value: float | None, interval: Interval = None) -> str:
 
 def _table(columns: Sequence[str], rows: Rows, *, plain: bool) -> Table:
     table = Table(box=None if plain else box.SIMPLE_HEAD, pad_edge=False)
-    for number, column in enumerate(columns):
-        justify, fold = ("right", False) if number and rows and _is_figure(rows[0][number]) else ("left", True)
-        table.add_column(column, justify=justify, overflow="fold", no_wrap=not fold)  # type: ignore[arg-type]
+    for place, column in enumerate(columns):
+        figures = all(_FIGURE.fullmatch(row[place]) for row in rows)
+        table.add_column(column, justify="right" if figures else "left", overflow="fold", no_wrap=figures)
     for row in rows:
         table.add_row(*row)
     return table
-
-
-def _is_figure(cell: str) -> bool:
-    return cell[:1].isdigit() or cell[:1] == ABSENT
 
 
 def _finite(value: Any) -> Any:

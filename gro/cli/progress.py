@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from gro import training
 from gro.cli.settings import Output
@@ -38,20 +39,28 @@ def watch(output: Output, label: str, epochs: Sequence[int]) -> Iterator[trainin
 
 @dataclass
 class Plan:
-    """Knows which of a verb's trainings an epoch belongs to: numbers that fall begin the next one."""
+    """Knows which of a verb's trainings an epoch belongs to: numbers that fall or come back begin the next one."""
 
     epochs: list[int]
     """Most epochs of the training that runs and of those to come."""
-    last: int = ASKING
-    running: bool = False
+    asking: bool = False
+    due: int | None = None
+    """Least number by which an epoch belongs to the training that runs."""
 
-    def begins(self, epoch: int) -> bool:
-        """Take note of an epoch; tell whether it is the first one seen of its training."""
-        first = not self.running or epoch < self.last or (self.last == ASKING and epoch != ASKING)
-        if self.running and self.last != ASKING and epoch < self.last and len(self.epochs) > 1:
-            self.epochs.pop(0)
-        self.last, self.running = epoch, True
-        return first
+    def begin(self, epoch: int) -> bool:
+        """Take note that an epoch is running; tell whether it is the first one seen of its training."""
+        fresh = self.due is None or epoch < self.due or self.asking
+        if epoch == ASKING:
+            fresh, self.asking = not self.asking, True
+            return fresh
+        if self.due is not None and epoch < self.due:
+            self.epochs = self.epochs[1:] or self.epochs
+        self.asking, self.due = False, epoch
+        return fresh
+
+    def end(self, epoch: int) -> None:
+        """Take note that an epoch is over."""
+        self.due = epoch + 1
 
     def name(self, epoch: int) -> str:
         """Return how an epoch is called."""
@@ -68,13 +77,14 @@ class Lines:
 
     def step(self, epoch: int, fraction: float) -> None:
         """Report every quarter of the calls; the steps of an epoch go unreported."""
-        self.plan.begins(epoch)
+        self.plan.begin(epoch)
         if epoch == ASKING and int(fraction * LINES_WHILE_ASKING) > self.quarters:
             self.quarters = int(fraction * LINES_WHILE_ASKING)
             self._write(f"{self.plan.name(epoch)}: {fraction:.0%} of the calls made")
 
     def epoch(self, epoch: int, figures: Mapping[str, float]) -> None:
         """Report an epoch's figures."""
+        self.plan.end(epoch)
         self._write(f"{self.plan.name(epoch)}: {describe(figures)}")
 
     def _write(self, text: str) -> None:
@@ -95,18 +105,17 @@ class Bar:
     def on(console: Console) -> Progress:
         """Return the bar's columns on a console."""
         columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=None),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=None, table_column=Column(min_width=8)),
+            TimeRemainingColumn(table_column=Column(min_width=7, no_wrap=True)),
+            TextColumn("left", table_column=Column(min_width=4)),
             TextColumn("{task.fields[figures]}", markup=False),
         )
         return Progress(*columns, console=console, transient=True, speed_estimate_period=120, expand=True)
 
     def step(self, epoch: int, fraction: float) -> None:
         """Move the bar; a training that is resumed begins where it had stopped."""
-        if self.plan.begins(epoch) or self.task is None:
+        if self.plan.begin(epoch) or self.task is None:
             self._begin(epoch)
         if self.task is not None:
             done = fraction if epoch == ASKING else epoch + fraction
@@ -114,6 +123,7 @@ class Bar:
 
     def epoch(self, epoch: int, figures: Mapping[str, float]) -> None:
         """Show an epoch's figures beside the bar."""
+        self.plan.end(epoch)
         if self.task is not None:
             self.progress.update(self.task, figures=describe(figures))
 

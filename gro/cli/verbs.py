@@ -20,7 +20,7 @@ UTILITY = {"hr@10": "HR@10 %", "hr@20": "HR@20 %", "ndcg@10": "NDCG@10 %", "ndcg
 
 def train(settings: Values, output: Output) -> int:
     """Train an undefended target."""
-    command = TrainCommand.make(settings)
+    command = api.complete(TrainCommand, settings)
     with watch(output, f"{command.model} on {command.dataset}", [command.epochs]) as progress:
         run = api.train(progress=progress, **settings)
     report = {"run": str(run.path), **run.report}
@@ -29,7 +29,7 @@ def train(settings: Values, output: Output) -> int:
 
 def protect(settings: Values, output: Output) -> int:
     """Train a protected target."""
-    with watch(output, "protection", _trainings(ProtectCommand.make(settings))) as progress:
+    with watch(output, "protection", _trainings(api.complete(ProtectCommand, settings))) as progress:
         run = api.protect(progress=progress, **settings)
     report = {"run": str(run.path), **run.report}
     models = {"plain target": "plain", "protected target": "target", "student": "student"}

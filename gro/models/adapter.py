@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gro.models.base import TrainableRecommender, expand_prefixes, lengths
+from gro.models.base import TrainableRecommender, expand_prefixes, lengths, most_recent
 
 LOSS_PREFIXES = 4
 
@@ -44,7 +44,7 @@ class _Adapted(ScoredRecommender):
         self.module = module
 
     def scores(self, histories: Tensor) -> Tensor:
-        scores: Tensor = self.module(histories)
+        scores: Tensor = self.module(most_recent(histories, self.max_length))
         return scores
 
 

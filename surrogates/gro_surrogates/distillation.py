@@ -29,7 +29,7 @@ def ranking(scores: Tensor, lists: Tensor) -> Tensor:
 
 def listwise(scores: Tensor, lists: Tensor) -> Tensor:
     """Plackett-Luce likelihood of the list; see :func:`gro.losses.listwise_loss`."""
-    return listwise_loss(scores.gather(1, lists - 1), scores)
+    return listwise_loss(scores, lists - 1)
 
 
 LOSSES: dict[str, DistillationLoss] = {"ranking": ranking, "listwise": listwise}

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -58,7 +60,7 @@ def test_windows_of_a_user_overlap_by_one_and_begin_at_the_start(sizes: list[int
             continue
         assert mine[0][0] == begin
         assert mine[-1][1] == end
-        assert all(later[0] == earlier[1] - 1 for earlier, later in zip(mine, mine[1:], strict=False))
+        assert all(later[0] == earlier[1] - 1 for earlier, later in pairwise(mine))
         assert len(mine) <= 1 + -(-(end - begin - 1) // length)
 
 
@@ -74,9 +76,7 @@ def test_batches_are_right_padded_and_no_wider_than_needed(
 
 
 def test_a_history_that_fits_is_one_whole_window() -> None:
-    assert rows(batches(counted([6, 6]), 5, 4, 0)) == [[1, 2, 3, 4, 5, 6], [7, 8, 9, 10, 11, 12]] or rows(
-        batches(counted([6, 6]), 5, 4, 0)
-    ) == [[7, 8, 9, 10, 11, 12], [1, 2, 3, 4, 5, 6]]
+    assert sorted(rows(batches(counted([6, 6]), 5, 4, 0))) == [[1, 2, 3, 4, 5, 6], [7, 8, 9, 10, 11, 12]]
 
 
 def test_a_seed_is_a_pass(tiny: Sequences) -> None:

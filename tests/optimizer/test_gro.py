@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 import pytest
 import torch
@@ -19,7 +17,7 @@ from gro.optimizer.gro import GRO, sample_ends
 NAMES = ("SASRec", "GRU4Rec", "NARM", "BERT4Rec")
 
 
-def settings(name: str = "SASRec", **changes: object) -> ProtectionSettings:
+def settings(name: str = "SASRec", **changes: float) -> ProtectionSettings:
     small: dict[str, object] = {"model": name, "hidden_size": 8, "inner_size": 16, "max_length": 10, "dropout": 0.0}
     return ProtectionSettings.model_validate(small | {"k": 5, "positions": 4} | changes)
 
@@ -32,8 +30,23 @@ def sgd(module: nn.Module, lr: float = 0.1) -> torch.optim.Optimizer:
     return torch.optim.SGD(module.parameters(), lr=lr)
 
 
-def gro(target: TrainableRecommender, student: TrainableRecommender, lr: float = 0.1, **changes: object) -> GRO:
-    return GRO(target, student, sgd(target, lr), sgd(student, lr), settings(**changes))
+def gro(target: TrainableRecommender, student: TrainableRecommender, lr: float = 0.1, **changes: float) -> GRO:
+    """GRO that descends plainly, so that steps can be compared: Adam would hide a factor."""
+    protected = GRO(target, student, settings("SASRec", **changes))
+    vars(protected).update(target_optimizer=sgd(target, lr), student_optimizer=sgd(student, lr))
+    return protected
+
+
+def reseeded(module: TrainableRecommender) -> TrainableRecommender:
+    """Let the random masks of BERT4Rec's loss be the same whatever else was drawn before."""
+    loss = module.loss
+
+    def wrapped(windows: Tensor) -> Tensor:
+        torch.manual_seed(11)
+        return loss(windows)
+
+    module.loss = wrapped  # type: ignore[method-assign]
+    return module
 
 
 def flat(module: nn.Module) -> Tensor:
@@ -60,17 +73,13 @@ def test_prefixes_end_before_a_known_item() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_without_a_weight_the_target_trains_as_if_plain(name: str, windows: Tensor) -> None:
-    target, student = model(name, 0), model("GRU4Rec", 1)
-    plain = copy.deepcopy(target)
+    target, plain = (reseeded(model(name, 0)) for _ in range(2))
     optimizer = sgd(plain)
-    protected = gro(target, student, positions=4)
-    for step in range(3):
-        torch.manual_seed(step)
+    protected = gro(target, model("GRU4Rec", 1))
+    for _ in range(3):
         protected.step(windows, 0.0)
-        torch.manual_seed(step)
-        sample_ends(windows, 4 if plain.one_pass else 1)
         optimizer.zero_grad()
-        plain.loss(windows).backward()  # type: ignore[no-untyped-call]
+        plain.loss(windows).backward()
         nn.utils.clip_grad_norm_(plain.parameters(), 5.0)
         optimizer.step()
     torch.testing.assert_close(flat(target), flat(plain), rtol=1e-10, atol=1e-12)
@@ -80,16 +89,17 @@ def test_without_a_weight_the_target_trains_as_if_plain(name: str, windows: Tens
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("other", ["SASRec", "BERT4Rec"])
 def test_a_step_descends_equation_10_with_literal_swap_matrices(name: str, other: str, windows: Tensor) -> None:
-    target, student, weight, m1, m2 = model(name, 0), model(other, 1), 3.0, 0.2, 0.7
-    plain, copied = copy.deepcopy(target), copy.deepcopy(student)
+    weight, m1, m2 = 3.0, 0.2, 0.7
+    (target, plain), (student, copied) = (
+        (reseeded(model(each, seed)) for _ in range(2)) for seed, each in enumerate((name, other))
+    )
     protected = gro(target, student, swap_margin=0.3, order_margin=m1, negative_margin=m2, clip=1e9)
     torch.manual_seed(7)
     protected.step(windows, weight)
 
     torch.manual_seed(7)
     ends = sample_ends(windows, 4 if target.one_pass and student.one_pass else 1)
-    target_loss, scores = plain.loss_and_scores(windows, ends)
-    t, s = scores.flatten(0, 1), copied.prefix_scores(windows[:, :-1], ends).flatten(0, 1)
+    t, s = (each.prefix_scores(windows[:, :-1], ends).flatten(0, 1) for each in (plain, copied))
     items = t.topk(5).indices
     a = F.one_hot(items, 20).double().requires_grad_()
     negatives = s.gather(1, sample_negatives(items + 1, 20) - 1)
@@ -98,7 +108,7 @@ def test_a_step_descends_equation_10_with_literal_swap_matrices(name: str, other
     still = (gradient == 0).all(-1, keepdim=True)
     swapped = torch.where(still, a, F.one_hot(gradient.argmax(-1), 20).double()).detach()
     swap = F.relu((a.detach() - swapped) @ t[..., None] + 0.3).mean()
-    (target_loss + weight * swap).backward()
+    (plain.loss(windows) + weight * swap).backward()
     sgd(plain).step()
     copied.zero_grad()
     student_loss.backward()
@@ -142,6 +152,45 @@ def test_warm_up_trains_the_student_alone(name: str, windows: Tensor) -> None:
     assert (flat(student) - before[1]).norm() > 1e-4
 
 
+def test_the_student_learns_the_lists_that_are_served(windows: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thief gets lists without dropout, whatever mode the target trains in; the target trains on with it."""
+    target = build(settings(dropout=0.5), 20, seed=0).double().train()
+    student = model("GRU4Rec", 1)
+    taught: list[Tensor] = []
+
+    def negatives(items: Tensor, n_items: int) -> Tensor:
+        taught.append(items)
+        return sample_negatives(items, n_items)
+
+    monkeypatch.setattr("gro.optimizer.gro.sample_negatives", negatives)
+    torch.manual_seed(0)
+    gro(target, student).step(windows, 1.0)
+    assert target.training
+    torch.manual_seed(0)
+    ends = sample_ends(windows, 4)
+    served = build(settings(), 20, seed=0).double().eval().prefix_scores(windows[:, :-1], ends).flatten(0, 1)
+    assert torch.equal(taught[0], served.topk(5).indices + 1)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_mode_of_the_target_is_left(training: bool, windows: Tensor) -> None:
+    target = model("SASRec", 0).train(training)
+    gro(target, model("GRU4Rec", 1)).warm_up(windows)
+    assert target.training == training
+
+
+def test_optimizers_follow_the_settings() -> None:
+    protected = GRO(model("SASRec", 0), model("GRU4Rec", 1), settings(learning_rate=0.02, weight_decay=0.3))
+    for optimizer, module in (
+        (protected.target_optimizer, protected.target),
+        (protected.student_optimizer, protected.student),
+    ):
+        assert isinstance(optimizer, torch.optim.AdamW)
+        (group,) = optimizer.param_groups
+        assert (group["lr"], group["weight_decay"]) == (0.02, 0.3)
+        assert [id(p) for p in group["params"]] == [id(p) for p in module.parameters()]
+
+
 @torch.inference_mode()
 def student_loss(target: TrainableRecommender, student: TrainableRecommender, windows: Tensor) -> float:
     """The student's ranking loss on the target's lists after every whole window but its last item."""
@@ -159,9 +208,8 @@ def student_loss(target: TrainableRecommender, student: TrainableRecommender, wi
 @pytest.mark.parametrize("warm", [True, False])
 def test_the_student_learns_the_targets_lists(name: str, warm: bool, windows: Tensor) -> None:
     target, student = model("GRU4Rec", 0), model(name, 1)
-    protected = GRO(
-        target, student, sgd(target, 0.01), torch.optim.Adam(student.parameters(), lr=1e-2), settings(positions=8)
-    )
+    protected = GRO(target, student, settings(positions=8, learning_rate=1e-2))
+    vars(protected)["target_optimizer"] = sgd(target, 0.01)  # a target that moves slowly
     before = student_loss(target, student, windows)
     torch.manual_seed(0)
     for _ in range(60):
@@ -195,7 +243,7 @@ def test_a_seed_is_a_protection(tiny: Sequences) -> None:
     for seed in (0, 0, 1):
         target, student = (build(settings(dropout=0.3), 20, seed=s).train() for s in (0, 1))
         torch.manual_seed(seed)
-        protected = gro(target, student)
+        protected = GRO(target, student, settings(dropout=0.3))
         for windows in batches(tiny, 10, 16, 0):
             protected.step(windows, 1.0)
         ends.append(torch.cat([flat(target), flat(student)]).numpy())

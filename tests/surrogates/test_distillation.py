@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from gro_surrogates.distillation import draw_ends, held_out_agreement, learn_epoch, listwise, ranking
-from gro_surrogates.queries import Answers, ask, autoregressive, random
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -12,6 +10,8 @@ from gro.config import ModelSettings
 from gro.losses import listwise_loss, ranking_loss
 from gro.models import StateRecommender, build
 from gro.serving import RankingService
+from gro_surrogates.distillation import draw_ends, held_out_agreement, learn_epoch, listwise, ranking
+from gro_surrogates.queries import Answers, ask, autoregressive, random
 
 NAMES = ("SASRec", "GRU4Rec", "NARM", "BERT4Rec")
 N_ITEMS, K, LENGTH = 40, 10, 6

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from gro_surrogates.queries import PICKERS, Answers, Picker, ask, autoregressive, random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -10,6 +9,7 @@ from torch import Tensor
 from gro.config import ModelSettings
 from gro.models import build
 from gro.serving import RankingService
+from gro_surrogates.queries import PICKERS, Answers, Picker, ask, autoregressive, random
 
 N_ITEMS, K = 30, 4
 
