@@ -119,6 +119,9 @@ class TrainingSettings(ModelSettings):
     """Stop after this many epochs without a better validation NDCG@10; 0 runs all epochs."""
     batch_size: PositiveInt = 64
     """Windows of consecutive items per step."""
+    stride: PositiveInt | None = None
+    """Items by which the windows of a long history are shifted: less than max_length gives every predicted item more
+    items before it and takes longer; unset is max_length."""
     learning_rate: PositiveFloat = 2e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     clip: PositiveFloat = 5.0

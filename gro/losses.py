@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-
 UNLIKELY = -1e30
 """A score of no weight, finite so that its gradient is zero."""
 

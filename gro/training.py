@@ -172,7 +172,9 @@ class Trainer:
                 _restore_optimizer(optimizer, _below(tensors, f"optimizer.{i}."))
             return Log(**json.loads(metadata["log"])), _below(tensors, "best.")
         except (SafetensorError, OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
-            raise ArtifactError(f"{path}: damaged training state ({_one_line(error)}); delete it to start again") from None
+            raise ArtifactError(
+                f"{path}: damaged training state ({_one_line(error)}); delete it to start again"
+            ) from None
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

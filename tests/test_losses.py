@@ -61,7 +61,7 @@ def test_listwise_loss_is_the_plackett_luce_likelihood(seed: int, n: int, data: 
     order = data.draw(st.permutations(range(n)))[: data.draw(st.integers(1, n))]
     scores = normal(n, seed=seed)
     expected = -math.log(plackett_luce(order, scores.tolist())) / len(order)
-    assert listwise_loss(scores, order).item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    assert listwise_loss(scores, torch.tensor(order)).item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
 def test_likelihoods_of_all_lists_sum_to_one() -> None:

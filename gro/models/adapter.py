@@ -30,10 +30,11 @@ class ScoredRecommender(TrainableRecommender):
         scores = self.scores(expand_prefixes(histories, ends))
         return scores.view(*ends.shape, -1)
 
-    def loss(self, windows: Tensor) -> Tensor:
-        """Next-item cross entropy after ``LOSS_PREFIXES`` random prefixes of each window ``[B, T]``."""
-        shape = (len(windows), LOSS_PREFIXES)
-        ends = (torch.rand(shape, device=windows.device) * (lengths(windows)[:, None] - 1)).long()
+    def loss(self, windows: Tensor, context: Tensor | None = None) -> Tensor:
+        """Next-item cross entropy after ``LOSS_PREFIXES`` random prefixes of each window; see the base class."""
+        first = torch.ones_like(windows[:, :1]) if context is None else context[:, None]
+        uniform = torch.rand(len(windows), LOSS_PREFIXES, device=windows.device)
+        ends = first - 1 + (uniform * (lengths(windows)[:, None] - first)).long()
         scores = self.prefix_scores(windows, ends)
         return F.cross_entropy(scores.flatten(0, 1), windows.gather(1, ends + 1).flatten() - 1)
 

@@ -57,8 +57,13 @@ class TrainableRecommender(nn.Module, ABC):
         """
 
     @abstractmethod
-    def loss(self, windows: Tensor) -> Tensor:
-        """Mean next-item loss over windows of consecutive items ``[B, T]``, the model's own training objective."""
+    def loss(self, windows: Tensor, context: Tensor | None = None) -> Tensor:
+        """Mean loss of the model's own training objective.
+
+        Args:
+            windows: consecutive items ``[B, T]``, right-padded.
+            context: number of leading items of each window that are not predicted ``[B]``, at least 1; unset is 1.
+        """
 
     def scores(self, histories: Tensor) -> Tensor:
         """Score the next item after each whole history: ``[B, T]`` to ``[B, n_items]``.
@@ -68,9 +73,9 @@ class TrainableRecommender(nn.Module, ABC):
         recent = most_recent(histories, self.max_length)
         return self.prefix_scores(recent, lengths(recent)[:, None] - 1)[:, 0]
 
-    def loss_and_scores(self, windows: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+    def loss_and_scores(self, windows: Tensor, ends: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return :meth:`loss` of windows and :meth:`prefix_scores` at ``ends``, sharing work where possible."""
-        return self.loss(windows), self.prefix_scores(windows, ends)
+        return self.loss(windows, context), self.prefix_scores(windows, ends)
 
 
 class StateRecommender(TrainableRecommender):
@@ -137,19 +142,18 @@ class CausalRecommender(StateRecommender):
         """See :meth:`StateRecommender.prefix_states`."""
         return take(self.states(histories), ends)
 
-    def loss(self, windows: Tensor) -> Tensor:
-        """Next-item cross entropy at every position of windows ``[B, T]``."""
-        return self._next_item_loss(self.states(windows[:, :-1]), windows)
+    def loss(self, windows: Tensor, context: Tensor | None = None) -> Tensor:
+        """Next-item cross entropy at every position after the context; see :meth:`TrainableRecommender.loss`."""
+        return self._next_item_loss(self.states(windows[:, :-1]), windows, context)
 
-    def loss_and_scores(self, windows: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+    def loss_and_scores(self, windows: Tensor, ends: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """See :meth:`TrainableRecommender.loss_and_scores`: one pass serves both; ``ends`` are below ``T - 1``."""
         states = self.states(windows[:, :-1])
-        return self._next_item_loss(states, windows), self.item_scores(take(states, ends))
+        return self._next_item_loss(states, windows, context), self.item_scores(take(states, ends))
 
-    def _next_item_loss(self, states: Tensor, windows: Tensor) -> Tensor:
-        following = windows[:, 1:]
-        real = following != PADDING
-        return self.cross_entropy(states[real], following[real])
+    def _next_item_loss(self, states: Tensor, windows: Tensor, context: Tensor | None) -> Tensor:
+        predicted = to_predict(windows, context)[:, 1:]
+        return self.cross_entropy(states[predicted], windows[:, 1:][predicted])
 
 
 def device_of(model: Recommender) -> torch.device:
@@ -163,6 +167,14 @@ def device_of(model: Recommender) -> torch.device:
 def lengths(histories: Tensor) -> Tensor:
     """Number of items of each right-padded history: ``[B, T]`` to ``[B]``."""
     return (histories != PADDING).sum(dim=1)
+
+
+def to_predict(windows: Tensor, context: Tensor | None) -> Tensor:
+    """Which items of windows ``[B, T]`` are neither padding nor among the ``context [B]`` leading ones: ``[B, T]``."""
+    real = windows != PADDING
+    if context is None:
+        return real
+    return real & (torch.arange(windows.shape[1], device=windows.device) >= context[:, None])
 
 
 def most_recent(histories: Tensor, width: int) -> Tensor:

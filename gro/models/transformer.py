@@ -146,10 +146,11 @@ class BERT4Rec(StateRecommender):
         rows = rows.masked_fill(column >= kept[:, None], PADDING)
         return rows.scatter(1, kept[:, None], self.mask_item), kept
 
-    def loss(self, windows: Tensor) -> Tensor:
-        """Cloze loss: a random share of the items, and always the last one of every other row alone, is masked.
+    def loss(self, windows: Tensor, context: Tensor | None = None) -> Tensor:
+        """Cloze loss: a random share of the items, and of every other row the last one alone, is masked.
 
-        Windows are cut to the model's ``max_length`` most recent items.
+        Windows are cut to the model's ``max_length`` most recent items. The Cloze task reads both sides of an item and
+        so takes context items like any other.
         """
         rows = most_recent(windows, self.max_length)
         column = torch.arange(rows.shape[1], device=rows.device)

@@ -42,15 +42,17 @@ class GRO:
         """AdamW of the student's parameters."""
         return adamw(self.student, self.settings)
 
-    def step(self, windows: Tensor, swap_weight: float) -> None:
+    def step(self, windows: Tensor, swap_weight: float, context: Tensor | None = None) -> None:
         """Train both models on windows of real histories ``[B, T]``, ``T >= 2`` (eq. 10 of the paper).
+
+        The windows' first ``context [B]`` items are not predicted again.
 
         The student learns first and leaves only the columns to swap in, so that one model's graph is alive at a time.
         """
         ends = self._sample_ends(windows)
         columns = self._served(windows, ends)
         decoys = self._teach(windows, ends, columns)
-        loss, scores = self.target.loss_and_scores(windows, ends)
+        loss, scores = self.target.loss_and_scores(windows, ends, context)
         swap = swap_hinge(scores.flatten(0, 1), columns, decoys, self.settings.swap_margin)
         self._descend(self.target_optimizer, loss + swap_weight * swap)
 

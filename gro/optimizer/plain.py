@@ -86,10 +86,10 @@ def learn_epoch(
 ) -> Iterator[float]:
     """Train on every interaction once; yields the fraction done after each step."""
     device = device_of(model)
-    windows = batches(sequences, model.max_length, settings.batch_size, seed)
+    windows = batches(sequences, model.max_length, settings.batch_size, seed, settings.stride)
     for done, batch in enumerate(windows, start=1):
         optimizer.zero_grad()
-        model.loss(batch.to(device)).backward()
+        model.loss(*batch.to(device)).backward()
         clip_grad_norm_(model.parameters(), settings.clip)
         optimizer.step()
         yield done / len(windows)

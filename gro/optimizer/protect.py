@@ -66,15 +66,16 @@ class Protection:
 
     def _epoch(self, log: Log, seed: int) -> Iterator[float]:
         device = device_of(self.target)
-        windows = batches(self.sequences.train, self.target.max_length, self.settings.batch_size, seed)
+        length, size, stride = self.target.max_length, self.settings.batch_size, self.settings.stride
+        windows = batches(self.sequences.train, length, size, seed, stride)
         warming_up = len(log.figures) < self.settings.warm_up_epochs
         swap_weight = self._swap_weight(log)
         self.target.train(not warming_up)
         for done, batch in enumerate(windows, start=1):
             if warming_up:
-                self._gro.warm_up(batch.to(device))
+                self._gro.warm_up(batch.items.to(device))
             else:
-                self._gro.step(batch.to(device), swap_weight)
+                self._gro.step(batch.items.to(device), swap_weight, batch.context.to(device))
             yield done / len(windows)
 
     def _swap_weight(self, log: Log) -> float:

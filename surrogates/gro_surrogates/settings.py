@@ -20,7 +20,7 @@ class ThiefSettings(ModelSettings):
     """Calls per history; unset is ``max_length``."""
     truncate: PositiveInt | None = None
     """Learn from the first items of each list only; unset uses the whole exposed list."""
-    epochs: PositiveInt = 30
+    epochs: PositiveInt = 20
     patience: PositiveInt = 3
     batch_size: PositiveInt = 32
     positions: PositiveInt = 50

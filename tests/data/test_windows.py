@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
 from gro.data import Sequences
-from gro.data.windows import batches, cut
+from gro.data.windows import Windows, batches, cut
 
 SIZES = st.lists(st.integers(0, 30), min_size=1, max_size=8)
 LENGTHS = st.integers(1, 9)
@@ -24,18 +23,31 @@ def counted(sizes: list[int]) -> Sequences:
     return Sequences("counted", indptr, np.arange(1, n + 1, dtype=np.int32), tokens, np.array(list(map(str, sizes))))
 
 
-def rows(windows: list[Tensor]) -> list[list[int]]:
-    return [[item for item in row if item] for batch in windows for row in batch.tolist()]
+def rows(windows: list[Windows]) -> list[list[int]]:
+    return [[item for item in row if item] for batch in windows for row in batch.items.tolist()]
 
 
-@given(SIZES, LENGTHS, SEEDS, st.integers(1, 5))
+def predicted(windows: list[Windows]) -> list[int]:
+    contexts = [context for batch in windows for context in batch.context.tolist()]
+    return [item for row, context in zip(rows(windows), contexts, strict=True) for item in row[context:]]
+
+
+@given(SIZES, LENGTHS, SEEDS, st.integers(1, 5), st.integers(1, 9))
 def test_every_interaction_but_the_first_is_a_target_once(
-    sizes: list[int], length: int, seed: int, batch_size: int
+    sizes: list[int], length: int, seed: int, batch_size: int, stride: int
 ) -> None:
     sequences = counted(sizes)
-    targets = [item for row in rows(batches(sequences, length, batch_size, seed)) for item in row[1:]]
+    targets = predicted(batches(sequences, length, batch_size, seed, min(stride, length)))
     firsts = {int(start) + 1 for start, size in zip(sequences.indptr, sizes, strict=False) if size}
     assert sorted(targets) == sorted(set(range(1, sum(sizes) + 1)) - firsts)
+
+
+@given(st.integers(0, 60), LENGTHS, SEEDS, st.integers(1, 9))
+def test_a_stride_promises_items_before_every_target(size: int, length: int, seed: int, stride: int) -> None:
+    stride = min(stride, length)
+    for batch in batches(counted([size]), length, 4, seed, stride):
+        for row, context in zip(rows([batch]), batch.context.tolist(), strict=True):
+            assert context >= min(row[context] - 1, length - stride + 1 if row[0] > 1 else 1)
 
 
 @given(SIZES, LENGTHS, SEEDS)
@@ -51,7 +63,7 @@ def test_windows_are_runs_of_one_user(sizes: list[int], length: int, seed: int) 
 @given(SIZES, LENGTHS, SEEDS)
 def test_windows_of_a_user_overlap_by_one_and_begin_at_the_start(sizes: list[int], length: int, seed: int) -> None:
     sequences = counted(sizes)
-    start, stop = cut(sequences, length, np.random.default_rng(seed))
+    start, stop, _ = cut(sequences, length, length, np.random.default_rng(seed))
     spans = sorted(zip(start.tolist(), stop.tolist(), strict=True))
     for begin, end in zip(sequences.indptr.tolist(), sequences.indptr[1:].tolist(), strict=False):
         mine = [span for span in spans if begin <= span[0] < end]
@@ -69,9 +81,9 @@ def test_batches_are_right_padded_and_no_wider_than_needed(
     sizes: list[int], length: int, seed: int, batch_size: int
 ) -> None:
     for batch in batches(counted(sizes), length, batch_size, seed):
-        real = batch != 0
-        assert 1 <= len(batch) <= batch_size
-        assert real.sum(1).max() == batch.shape[1] <= length + 1
+        real = batch.items != 0
+        assert 1 <= len(batch.items) <= batch_size
+        assert real.sum(1).max() == batch.items.shape[1] <= length + 1
         assert (real[:, 1:] <= real[:, :-1]).all()
 
 
@@ -81,8 +93,8 @@ def test_a_history_that_fits_is_one_whole_window() -> None:
 
 def test_a_seed_is_a_pass(tiny: Sequences) -> None:
     first, again, other = (batches(tiny, 6, 8, seed) for seed in (1, 1, 2))
-    assert [batch.tolist() for batch in first] == [batch.tolist() for batch in again]
-    assert [batch.tolist() for batch in first] != [batch.tolist() for batch in other]
+    assert [batch.items.tolist() for batch in first] == [batch.items.tolist() for batch in again]
+    assert [batch.items.tolist() for batch in first] != [batch.items.tolist() for batch in other]
     assert sorted(map(tuple, rows(first))) != sorted(map(tuple, rows(other)))
 
 
@@ -92,7 +104,7 @@ def test_passes_reach_every_first_cut() -> None:
 
 
 def test_windows_of_similar_size_share_a_batch() -> None:
-    widths = [batch.shape[1] for batch in batches(counted([3, 20] * 16), 30, 4, 0)]
+    widths = [batch.items.shape[1] for batch in batches(counted([3, 20] * 16), 30, 4, 0)]
     assert sorted(widths) == [3] * 4 + [20] * 4
 
 

@@ -235,7 +235,7 @@ def test_training_lowers_the_loss_and_finds_the_chain(name: str, tiny: Sequences
     torch.manual_seed(0)
     losses = []
     for epoch in range(60 if name == "BERT4Rec" else 20):
-        for windows in batches(tiny.train, 10, 16, epoch):
+        for windows, _ in batches(tiny.train, 10, 16, epoch):
             optimizer.zero_grad()
             loss = model.loss(windows)
             loss.backward()

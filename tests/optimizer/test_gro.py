@@ -41,9 +41,9 @@ def reseeded(module: TrainableRecommender) -> TrainableRecommender:
     """Let the random masks of BERT4Rec's loss be the same whatever else was drawn before."""
     loss = module.loss
 
-    def wrapped(windows: Tensor) -> Tensor:
+    def wrapped(windows: Tensor, context: Tensor | None = None) -> Tensor:
         torch.manual_seed(11)
-        return loss(windows)
+        return loss(windows, context)
 
     module.loss = wrapped  # type: ignore[method-assign]
     return module
@@ -55,7 +55,7 @@ def flat(module: nn.Module) -> Tensor:
 
 @pytest.fixture
 def windows(tiny: Sequences) -> Tensor:
-    return next(batch for batch in batches(tiny, 10, 16, seed=0) if batch.shape[1] > 8)
+    return next(batch.items for batch in batches(tiny, 10, 16, seed=0) if batch.items.shape[1] > 8)
 
 
 def test_prefixes_end_before_a_known_item() -> None:
@@ -244,7 +244,7 @@ def test_a_seed_is_a_protection(tiny: Sequences) -> None:
         target, student = (build(settings(dropout=0.3), 20, seed=s).train() for s in (0, 1))
         torch.manual_seed(seed)
         protected = GRO(target, student, settings(dropout=0.3))
-        for windows in batches(tiny, 10, 16, 0):
+        for windows, _ in batches(tiny, 10, 16, 0):
             protected.step(windows, 1.0)
         ends.append(torch.cat([flat(target), flat(student)]).numpy())
     np.testing.assert_array_equal(ends[0], ends[1])
