@@ -6,6 +6,7 @@ returns a :class:`Run`, whose report is what ``--json`` prints. All metrics are 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,8 +131,8 @@ def evaluate(**settings: Any) -> Run:
         "model": artifact.manifest.model.model,
         "k": _exposed_k(artifact),
         "seed": artifact.manifest.seed,
-        "target": utility_report(artifact.model.to(_device(command.device)), sequences.test),
-        "floor": utility_report(Popularity(sequences.train), sequences.test),
+        "target": utility_report(artifact.model.to(_device(command.device)), sequences.test, command.seed),
+        "floor": utility_report(Popularity(sequences.train), sequences.test, command.seed),
     }
     return Run(command.run, report)
 
@@ -150,7 +151,7 @@ def attack(progress: Progress | None = None, **settings: Any) -> Run:
     artifact = artifacts.load(command.run)
     overrides = {key: value for key, value in settings.items() if key not in own}
     card = thief_settings(command.thief, {"max_length": artifact.model.max_length, **overrides})
-    out = command.out or _theft_folder(command)
+    out = command.out or _theft_folder(command, overrides)
     described = {**_identity(command), **card.model_dump(mode="json"), "target": artifact.manifest.files}
     if finished := _finished_as(out, described):
         return finished
@@ -266,8 +267,11 @@ def _exposed_k(artifact: Artifact) -> int:
     return int(str(artifact.manifest.settings.get("k", min(100, artifact.model.n_items))))
 
 
-def _theft_folder(command: AttackCommand) -> Path:
+def _theft_folder(command: AttackCommand, overrides: Mapping[str, Any]) -> Path:
     name = f"{Path(command.thief).stem}-{command.calls}-{command.seed}"
+    unusual = {**overrides, **({"k": command.k} if command.k else {})}
+    if unusual:
+        name += "-" + hashlib.sha256(repr(sorted(unusual.items())).encode()).hexdigest()[:8]
     return command.run.with_name(f"{command.run.name}.thefts") / name
 
 

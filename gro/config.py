@@ -184,6 +184,8 @@ class EvaluateCommand(DeviceSettings):
 
     run: Path
     """Artifact to evaluate."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the intervals' resampling."""
     data_path: Path | None = None
     """Where the dataset is now; unset looks where it was."""
 
@@ -203,4 +205,19 @@ class AttackCommand(DeviceSettings):
     data_path: Path | None = None
     """Where the dataset is now; unset looks where it was."""
     out: Path | None = None
-    """Folder of the theft; unset is RUN.thefts/CARD-CALLS-SEED beside the run."""
+    """Folder of the theft; unset is RUN.thefts/CARD-CALLS-SEED, with a hash of what overrides the card."""
+
+
+class ReproduceCommand(DeviceSettings):
+    """Settings of ``gro reproduce``."""
+
+    card: str
+    """Card of the experiment, by name or as a file."""
+    data_path: Path | None = None
+    """Folder that holds NAME/NAME.inter."""
+    runs: Path = Path("runs")
+    """Folder of the artifacts; what is there is not made again."""
+    results: Path = Path("experiments/results")
+    """Folder of the results and the plot."""
+    plot_only: bool = False
+    """Draw the plot of results that are there."""

@@ -22,15 +22,15 @@ from gro.models import Recommender
 from gro.ranking import lists, ranks
 
 
-def utility_report(model: Recommender, held_out: HeldOut) -> dict[str, Any]:
-    """Utility of a model on held-out items with 95 % bootstrap intervals over users.
+def utility_report(model: Recommender, held_out: HeldOut, seed: int = 0) -> dict[str, Any]:
+    """Utility of a model on held-out items with 95 % bootstrap intervals over users, drawn from ``seed``.
 
     Returns:
         ``{"hr@1": ..., ..., "interval": {"hr@10": [low, high], "ndcg@10": [low, high]}}``.
     """
     places = ranks(model, held_out)
     measured = {"hr@10": hit_rate(places, 10), "ndcg@10": ndcg(places, 10)}
-    return {**utility(places), "interval": {name: list(mean_interval(v)) for name, v in measured.items()}}
+    return {**utility(places), "interval": {name: list(mean_interval(v, seed=seed)) for name, v in measured.items()}}
 
 
 def theft_report(target: Recommender, surrogate: Recommender, floor: Recommender, held_out: HeldOut) -> dict[str, Any]:

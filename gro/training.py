@@ -149,9 +149,10 @@ class Trainer:
             save_file(tensors, temporary, {**metadata, "sha256": _digest(tensors)})
             temporary.replace(self.folder / STATE_FILE)
         except (OSError, SafetensorError) as error:
+            raise ArtifactError(f"{self.folder}: the training state cannot be written: {_one_line(error)}") from None
+        finally:
             with contextlib.suppress(OSError):
                 temporary.unlink()
-            raise ArtifactError(f"{self.folder}: the training state cannot be written: {_one_line(error)}") from None
 
     def _resume(self) -> tuple[Log, dict[str, Tensor]]:
         path = self.folder and self.folder / STATE_FILE

@@ -15,7 +15,7 @@ from cyclopts import App, CycloptsError
 
 from gro.cli.flags import function
 from gro.cli.settings import ConfigFile, DataPath, DemoCommand, Output, RecBoleFile, merge
-from gro.config import AttackCommand, EvaluateCommand, ProtectCommand, Settings, TrainCommand
+from gro.config import AttackCommand, EvaluateCommand, ProtectCommand, ReproduceCommand, Settings, TrainCommand
 from gro.errors import ConfigError
 from gro_surrogates.settings import ThiefSettings
 
@@ -58,6 +58,13 @@ COMMANDS = {
         (AttackCommand, ThiefSettings),
         (ConfigFile,),
         "run",
+    ),
+    "reproduce": Command(
+        "gro.cli.machine:reproduce",
+        "Run an experiment's card, cell by cell, and draw its plot.",
+        (ReproduceCommand,),
+        (ConfigFile,),
+        "card",
     ),
     "bench": Command("gro.cli.machine:bench", "Measure speed and memory against the plain way of doing each thing."),
     "doctor": Command("gro.cli.machine:doctor", "Check whether this machine can do what the library promises."),

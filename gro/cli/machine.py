@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from gro import bench as benchmark
 from gro.cli.doctor import diagnose
-from gro.cli.output import show
+from gro.cli.output import percent, show
 from gro.cli.settings import Output
+from gro.config import ReproduceCommand
+from gro.experiments import plot, tradeoff
 
 
 def doctor(settings: Mapping[str, Any], output: Output) -> int:
@@ -31,6 +34,26 @@ def bench(settings: Mapping[str, Any], output: Output) -> int:
         (name, *(f"{measured[key]:.4g}" for key in ("ratio", "ours", "theirs"))) for name, measured in report.items()
     ]
     return show(output, report, "both sides measured in this run", ("", "ratio", "ours", "theirs"), rows)
+
+
+def reproduce(settings: Mapping[str, Any], output: Output) -> int:
+    """Run an experiment's card and draw its plot."""
+    command = ReproduceCommand.make(settings)
+    name, _ = tradeoff.read(command.card)
+    results = command.results / f"{name}.json"
+    if not command.plot_only:
+        where = {"data_path": command.data_path, "device": command.device}
+        results = tradeoff.run(command.card, command.runs, command.results, report=partial(_row, output), **where)
+    picture = plot.tradeoff(results)
+    report = {"results": str(results), "plot": str(picture)}
+    return show(output, report, "written", ("", ""), list(report.items()))
+
+
+def _row(output: Output, row: Mapping[str, Any]) -> None:
+    if not output.quiet:
+        figures = f"target {percent(row['target_ndcg@10'])} %, copy {percent(row['surrogate_ndcg@10'])} %"
+        sys.stderr.write(f"{row['target']}, seed {row['seed']}, {row['thief']}: NDCG@10 of {figures}\n")
+        sys.stderr.flush()
 
 
 def _announce(output: Output, name: str, measured: Mapping[str, Any]) -> None:

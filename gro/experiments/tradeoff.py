@@ -85,7 +85,7 @@ def run(
 
 def _cells(card: ExperimentCard, runs: Path, where: dict[str, Any]) -> Iterator[dict[str, Any]]:
     shared = {"dataset": card.dataset, "model": card.model, "k": card.k, **card.training, **where}
-    machine = {key: value for key, value in where.items() if key != "data_path"}
+    machine = where
     for seed in card.seeds:
         plain = api.train(**shared, seed=seed, out=runs / f"plain-{seed}")
         for target in card.targets:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -51,7 +52,7 @@ def fit(
             yield fraction
 
     def validate(log: Log) -> tuple[float, dict[str, float]]:
-        score = float(ndcg(ranks(average.module, sequences.valid), 10).mean())
+        score = float(ndcg(ranks(cast("TrainableRecommender", average.module), sequences.valid), 10).mean())
         return score, {"valid_ndcg@10": score}
 
     log = Trainer(

@@ -95,8 +95,12 @@ class Protection:
             for model in (self.target, self.student)
         )
         k = min(10, self.target.n_items)
-        alike = agreement(*(lists(model, self.sequences.valid, k) for model in (self.target, self.student)), k)
-        figures = {"utility_loss": 1 - target, "student_loss": 1 - student, "agreement@10": float(alike.mean())}
+        ours, theirs = (lists(model, self.sequences.valid, k) for model in (self.target, self.student))
+        figures = {
+            "utility_loss": 1 - target,
+            "student_loss": 1 - student,
+            "agreement@10": float(agreement(ours, theirs, k).mean()),
+        }
         return self._score(log, target, student), figures
 
     def _score(self, log: Log, target: float, student: float) -> float:

@@ -97,8 +97,10 @@ BAD = {
     "identical rows": (HEADER + ROWS + "u1\tb\t2.0\n", ":8: same user, item and time as line 3; set rm_dup_inter"),
     "short history": (
         HEADER + ROWS + "u3\ta\t1\nu4\ta\t1\nu4\tb\t1\n",
-        "user 'u3' has 1 interaction(s); leave-one-out needs 3 and 2 user(s) have fewer; "
-        'set user_inter_num_interval = "[3,inf)"',
+        (
+            "user 'u3' has 1 interaction(s); leave-one-out needs 3 and 2 user(s) have fewer; "
+            'set user_inter_num_interval = "[3,inf)"'
+        ),
     ),
 }
 

@@ -68,7 +68,7 @@ class Recorder(StateRecommender):
         self.asked.append((histories, ends))
         return torch.ones(*ends.shape, 1)
 
-    def loss(self, windows: Tensor) -> Tensor:
+    def loss(self, windows: Tensor, context: Tensor | None = None) -> Tensor:
         raise NotImplementedError
 
 
