@@ -122,6 +122,8 @@ class TrainingSettings(ModelSettings):
     stride: PositiveInt | None = None
     """Items by which the windows of a long history are shifted: less than max_length gives every predicted item more
     items before it and takes longer; unset is max_length."""
+    item_dropout: Probability = 0.2
+    """Share of the interactions left out of each pass, drawn anew: histories with gaps make a model robust to them."""
     learning_rate: PositiveFloat = 2e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     clip: PositiveFloat = 5.0

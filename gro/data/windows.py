@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -51,15 +52,31 @@ def cut(
     return start[useful], stop[useful], context[useful]
 
 
-def batches(sequences: Sequences, length: int, batch_size: int, seed: int, stride: int | None = None) -> list[Windows]:
+def thin(sequences: Sequences, share: float, rng: np.random.Generator) -> Sequences:
+    """Leave out a random ``share`` of all interactions."""
+    kept = rng.random(len(sequences.items)) >= share
+    indptr = np.concatenate([[0], np.cumsum(kept)])[sequences.indptr]
+    return replace(sequences, indptr=indptr, items=sequences.items[kept])
+
+
+def batches(
+    sequences: Sequences,
+    length: int,
+    batch_size: int,
+    seed: int,
+    stride: int | None = None,
+    item_dropout: float = 0.0,
+) -> list[Windows]:
     """Return one pass of shuffled windows, at most ``batch_size`` together, each of at most ``length + 1`` items.
 
     Every interaction but the first of each user is predicted once, with at least ``length - stride`` items before it
-    where its user has so many; ``stride`` is ``length`` unless given. Windows of similar size share a batch, so that
+    where its user has so many; ``stride`` is ``length`` unless given and at most that. A share ``item_dropout`` of the
+    interactions, drawn anew, is left out as if it had not happened. Windows of similar size share a batch, so that
     little of it is padding.
     """
     rng = np.random.default_rng(seed)
-    start, stop, context = cut(sequences, length, stride or length, rng)
+    sequences = thin(sequences, item_dropout, rng) if item_dropout else sequences
+    start, stop, context = cut(sequences, length, min(stride or length, length), rng)
     order = rng.permutation(len(start))
     bucket = np.arange(len(order)) // (BUCKET * batch_size)
     order = order[np.lexsort(((stop - start)[order], bucket))]

@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from gro.config import TrainingSettings
 from gro.data import Sequences
-from gro.data.windows import batches
+from gro.data.windows import Windows, batches
 from gro.metrics import ndcg
 from gro.models import TrainableRecommender
 from gro.models.base import device_of
@@ -87,10 +87,15 @@ def learn_epoch(
 ) -> Iterator[float]:
     """Train on every interaction once; yields the fraction done after each step."""
     device = device_of(model)
-    windows = batches(sequences, model.max_length, settings.batch_size, seed, settings.stride)
+    windows = training_pass(sequences, model.max_length, settings, seed)
     for done, batch in enumerate(windows, start=1):
         optimizer.zero_grad()
         model.loss(*batch.to(device)).backward()
         clip_grad_norm_(model.parameters(), settings.clip)
         optimizer.step()
         yield done / len(windows)
+
+
+def training_pass(sequences: Sequences, length: int, settings: TrainingSettings, seed: int) -> list[Windows]:
+    """The windows of one pass as the settings want them."""
+    return batches(sequences, length, settings.batch_size, seed, settings.stride, settings.item_dropout)

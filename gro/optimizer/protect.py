@@ -9,11 +9,11 @@ from pathlib import Path
 
 from gro.config import ProtectionSettings
 from gro.data import Sequences
-from gro.data.windows import batches
 from gro.metrics import agreement, ndcg
 from gro.models import TrainableRecommender
 from gro.models.base import device_of
 from gro.optimizer.gro import GRO
+from gro.optimizer.plain import training_pass
 from gro.ranking import lists, ranks
 from gro.training import Log, Progress, Trainer
 
@@ -66,9 +66,8 @@ class Protection:
 
     def _epoch(self, log: Log, seed: int) -> Iterator[float]:
         device = device_of(self.target)
-        length, size, stride = self.target.max_length, self.settings.batch_size, self.settings.stride
-        windows = batches(self.sequences.train, length, size, seed, stride)
-        warming_up = len(log.figures) < self.settings.warm_up_epochs
+        windows = training_pass(self.sequences.train, self.target.max_length, self.settings, seed)
+        warming_up = self._warming_up(log)
         swap_weight = self._swap_weight(log)
         self.target.train(not warming_up)
         for done, batch in enumerate(windows, start=1):
@@ -77,6 +76,9 @@ class Protection:
             else:
                 self._gro.step(batch.items.to(device), swap_weight, batch.context.to(device))
             yield done / len(windows)
+
+    def _warming_up(self, log: Log) -> bool:
+        return len(log.figures) < self.settings.warm_up_epochs
 
     def _swap_weight(self, log: Log) -> float:
         """Lambda of the epoch that follows the logged ones."""
@@ -97,6 +99,7 @@ class Protection:
         k = min(10, self.target.n_items)
         ours, theirs = (lists(model, self.sequences.valid, k) for model in (self.target, self.student))
         figures = {
+            "swap_weight": 0.0 if self._warming_up(log) else self._swap_weight(log),
             "utility_loss": 1 - target,
             "student_loss": 1 - student,
             "agreement@10": float(agreement(ours, theirs, k).mean()),
@@ -104,7 +107,7 @@ class Protection:
         return self._score(log, target, student), figures
 
     def _score(self, log: Log, target: float, student: float) -> float:
-        if len(log.figures) < self.settings.warm_up_epochs:
+        if self._warming_up(log):
             return -2.0
         budget = self.settings.utility_budget
         return target - student if budget is None or 1 - target <= budget else target - 2.0

@@ -50,6 +50,16 @@ def test_a_stride_promises_items_before_every_target(size: int, length: int, see
             assert context >= min(row[context] - 1, length - stride + 1 if row[0] > 1 else 1)
 
 
+@given(st.lists(st.integers(20, 60), min_size=20, max_size=30), SEEDS, st.floats(0.1, 0.9))
+def test_item_dropout_leaves_out_its_share_and_keeps_the_order(sizes: list[int], seed: int, share: float) -> None:
+    passed = rows(batches(counted(sizes), 100, 8, seed, item_dropout=share))
+    assert abs(sum(map(len, passed)) / sum(sizes) - (1 - share)) < 0.15
+    owner = np.repeat(np.arange(len(sizes)), sizes)
+    for row in passed:
+        assert row == sorted(set(row))
+        assert len({owner[item - 1] for item in row}) == 1
+
+
 @given(SIZES, LENGTHS, SEEDS)
 def test_windows_are_runs_of_one_user(sizes: list[int], length: int, seed: int) -> None:
     sequences = counted(sizes)

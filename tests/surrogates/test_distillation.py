@@ -69,7 +69,7 @@ class Recorder(StateRecommender):
         return torch.ones(*ends.shape, 1)
 
     def loss(self, windows: Tensor, context: Tensor | None = None) -> Tensor:
-        raise NotImplementedError
+        return self.head.weight.sum()
 
 
 def sums(histories: Tensor) -> Tensor:

@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import gro
+from gro import _recbole, api
+from gro.config import ProtectCommand, ProtectionSettings, TrainCommand
+from gro.data import Sequences
+from gro.errors import ArtifactError, ConfigError
+from gro.experiments import plot, tradeoff
+from gro.metrics import ndcg
+from gro.models import TrainableRecommender, build
+from gro.optimizer.plain import fit
+from gro.optimizer.protect import Protection
+from gro.ranking import ranks
+from gro.serving import RankingService
+from gro.training import Quiet
+from gro_surrogates.thief import Thief, ThiefSettings
+
+SMALL = {"hidden_size": 16, "inner_size": 16, "n_layers": 1, "n_heads": 1, "max_length": 10}
+SETTINGS = ProtectionSettings(
+    **SMALL,
+    k=5,
+    epochs=8,
+    patience=0,
+    batch_size=8,
+    item_dropout=0.0,
+    dropout=0.0,
+    learning_rate=1e-2,
+    warm_up_epochs=1,
+    protect_epochs=2,
+    positions=4,
+)
+THIEF = ThiefSettings(**SMALL, dropout=0.0, epochs=12, learning_rate=1e-2, batch_size=8)
+
+
+class Bag(nn.Module):
+    """A user's own module: scores by the last item alone."""
+
+    def __init__(self, n_items: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(n_items + 1, n_items)
+
+    def forward(self, histories: Tensor) -> Tensor:
+        last = histories.gather(1, (histories != 0).sum(1, keepdim=True) - 1)[:, 0]
+        scores: Tensor = self.table(last)
+        return scores
+
+
+def write(folder: Path, sequences: Sequences) -> Path:
+    rows = ["user_id:token\titem_id:token\ttimestamp:float"]
+    for user in range(sequences.n_users):
+        rows += [f"u{user}\ti{item}\t{time}" for time, item in enumerate(sequences.history(user))]
+    (folder / "ring").mkdir(parents=True)
+    (folder / "ring" / "ring.inter").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def train(model: TrainableRecommender, sequences: Sequences) -> float:
+    fit(model, sequences, SETTINGS, folder=None, progress=Quiet())
+    return float(ndcg(ranks(model, sequences.test), 10).mean())
+
+
+@pytest.mark.parametrize("kind", ["SASRec", "nn.Module", "RecBole"])
+def test_any_model_is_trained_robbed_and_protected(kind: str, tiny: Sequences) -> None:
+    target: TrainableRecommender = {
+        "SASRec": lambda: build(SETTINGS, tiny.n_items),
+        "nn.Module": lambda: gro.adapt(Bag(tiny.n_items), tiny.n_items, 10),
+        "RecBole": lambda: _recbole.build("STAMP", tiny.n_items, 10, {"embedding_size": 16}),
+    }[kind]()
+    untrained = float(ndcg(ranks(target, tiny.test), 10).mean())
+    utility = train(target, tiny)
+    assert utility > untrained + 0.1
+
+    theft = Thief(THIEF)(RankingService(target, 5), tiny.n_items, calls=600, seed=0)
+    assert theft.calls == 600
+    assert float(ndcg(ranks(theft.surrogate, tiny.test), 10).mean()) > untrained + 0.1
+
+    before = [parameter.detach().clone() for parameter in target.parameters()]
+    student = build(SETTINGS, tiny.n_items, seed=1)
+    log = Protection(target, student, tiny, SETTINGS, utility, None, Quiet()).run()
+    assert len(log.figures) == 3
+    assert any(not torch.equal(old, new) for old, new in zip(before, target.parameters(), strict=True))
+
+
+def test_the_warm_up_leaves_the_target_and_a_strong_swap_hurts_it(tiny: Sequences) -> None:
+    target = build(SETTINGS, tiny.n_items)
+    train(target, tiny)
+    plain = float(ndcg(ranks(target, tiny.valid), 10).mean())
+    settings = SETTINGS.model_copy(update={"swap_weight": 100.0})
+    log = Protection(target, build(settings, tiny.n_items, seed=1), tiny, settings, plain, None, Quiet()).run()
+    warm, *protected = (figures["utility_loss"] for figures in log.figures)
+    assert warm == pytest.approx(0)
+    assert max(protected) > 0.2
+
+
+def test_a_budget_is_kept_and_drives_the_weight(tiny: Sequences) -> None:
+    target = build(SETTINGS, tiny.n_items)
+    train(target, tiny)
+    plain = float(ndcg(ranks(target, tiny.valid), 10).mean())
+    update = {"swap_weight": 4.0, "utility_budget": 0.05, "protect_epochs": 6}
+    settings = SETTINGS.model_copy(update=update)
+    protection = Protection(target, build(settings, tiny.n_items, seed=1), tiny, settings, plain, None, Quiet())
+    log = protection.run()
+    epochs = log.figures[settings.warm_up_epochs :]
+    spent, weights = ([epoch[name] for epoch in epochs] for name in ("utility_loss", "swap_weight"))
+    assert weights[0] == 4.0
+    for loss, weight, following in zip(spent, weights, weights[1:], strict=False):
+        assert following == (weight / 2 if loss > 0.05 else min(2 * weight, 4.0))
+    within = [loss for loss in spent if loss <= 0.05]
+    assert log.best["utility_loss"] in (within or [min(spent)])
+    assert 1 - float(ndcg(ranks(target, tiny.valid), 10).mean()) / plain == pytest.approx(log.best["utility_loss"])
+
+
+def test_settings_come_from_flags_then_the_plain_target_then_the_card(tmp_path: Path, tiny: Sequences) -> None:
+    data = {"dataset": "ring", "data_path": write(tmp_path, tiny)}
+    plain = gro.train(**data, **SMALL, k=5, epochs=1, out=tmp_path / "plain")
+    completed = api.complete(ProtectCommand, {**data, "from": plain.path, "out": tmp_path / "x"})
+    assert completed.hidden_size == 16
+    assert completed.max_length == 10
+    card = api.complete(TrainCommand, {"dataset": "ml-1m", "out": tmp_path / "x"})
+    assert card.max_length == 200
+    assert api.complete(TrainCommand, {"dataset": "ml-1m", "max_length": 7, "out": tmp_path / "x"}).max_length == 7
+
+
+def test_a_target_of_other_interactions_is_refused(tmp_path: Path, tiny: Sequences) -> None:
+    plain = gro.train(
+        dataset="ring", data_path=write(tmp_path / "a", tiny), **SMALL, k=5, epochs=1, out=tmp_path / "plain"
+    )
+    changed = Sequences(tiny.name, tiny.indptr, np.roll(tiny.items, 1), tiny.item_tokens, tiny.user_tokens)
+    other = write(tmp_path / "b", changed)
+    with pytest.raises(ArtifactError, match="other interactions"):
+        gro.protect(dataset="ring", data_path=other, k=5, from_=plain.path, out=tmp_path / "protected")
+    with pytest.raises(ArtifactError, match="other interactions"):
+        gro.attack(run=plain.path, calls=100, data_path=other)
+    with pytest.raises(ConfigError, match="another architecture"):
+        gro.protect(
+            dataset="ring", data_path=tmp_path / "a", k=5, hidden_size=8, from_=plain.path, out=tmp_path / "protected"
+        )
+    assert not (tmp_path / "protected").exists()
+
+
+def test_a_theft_is_the_same_for_the_same_seed(tmp_path: Path, tiny: Sequences) -> None:
+    plain = gro.train(dataset="ring", data_path=write(tmp_path, tiny), **SMALL, k=5, epochs=2, out=tmp_path / "plain")
+    thefts = [
+        gro.attack(run=plain.path, calls=200, seed=seed, **THIEF.model_dump(include={"hidden_size", "epochs"}), out=out)
+        for seed, out in ((0, tmp_path / "a"), (0, tmp_path / "b"), (1, tmp_path / "c"))
+    ]
+    first, again, other = (theft.model.head.weight for theft in thefts)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_an_experiment_runs_each_cell_once_and_draws_its_plot(tmp_path: Path, tiny: Sequences) -> None:
+    card = tmp_path / "small.toml"
+    card.write_text(
+        'dataset = "ring"\nmodel = "SASRec"\nseeds = [0]\ncalls = 100\nk = 5\nthieves = ["random"]\n'
+        "training = { epochs = 1, max_length = 10, hidden_size = 8, inner_size = 8 }\n"
+        '[[targets]]\nname = "plain"\n'
+        '[[targets]]\nname = "protected"\nprotection = { warm_up_epochs = 0, protect_epochs = 1 }\n'
+    )
+    arguments = (str(card), tmp_path / "runs", tmp_path / "results")
+    where = {"data_path": write(tmp_path, tiny)}
+    results = tradeoff.run(*arguments, **where)
+    rows = json.loads(results.read_text())["rows"]
+    assert [row["target"] for row in rows] == ["plain", "protected"]
+    assert rows[0]["utility_loss"] == 0
+    assert {row["k"] for row in rows} == {5}
+    made = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "runs").rglob("*.safetensors"))
+    tradeoff.run(*arguments, **where)
+    assert made == sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "runs").rglob("*.safetensors"))
+    picture = plot.tradeoff(results)
+    drawn = picture.read_bytes()
+    assert b"<svg" in drawn
+    assert plot.tradeoff(results).read_bytes() == drawn
