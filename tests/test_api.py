@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ from gro.serving import RankingService
 from gro.training import Quiet
 from gro_surrogates.thief import Thief, ThiefSettings
 
-SMALL = {"hidden_size": 16, "inner_size": 16, "n_layers": 1, "n_heads": 1, "max_length": 10}
+SMALL: dict[str, Any] = {"hidden_size": 16, "inner_size": 16, "n_layers": 1, "n_heads": 1, "max_length": 10}
 SETTINGS = ProtectionSettings(
     **SMALL,
     k=5,
@@ -69,11 +71,12 @@ def train(model: TrainableRecommender, sequences: Sequences) -> float:
 
 @pytest.mark.parametrize("kind", ["SASRec", "nn.Module", "RecBole"])
 def test_any_model_is_trained_robbed_and_protected(kind: str, tiny: Sequences) -> None:
-    target: TrainableRecommender = {
+    make: dict[str, Callable[[], TrainableRecommender]] = {
         "SASRec": lambda: build(SETTINGS, tiny.n_items),
         "nn.Module": lambda: gro.adapt(Bag(tiny.n_items), tiny.n_items, 10),
         "RecBole": lambda: _recbole.build("STAMP", tiny.n_items, 10, {"embedding_size": 16}),
-    }[kind]()
+    }
+    target = make[kind]()
     untrained = float(ndcg(ranks(target, tiny.test), 10).mean())
     utility = train(target, tiny)
     assert utility > untrained + 0.1
@@ -119,7 +122,7 @@ def test_a_budget_is_kept_and_drives_the_weight(tiny: Sequences) -> None:
 
 
 def test_settings_come_from_flags_then_the_plain_target_then_the_card(tmp_path: Path, tiny: Sequences) -> None:
-    data = {"dataset": "ring", "data_path": write(tmp_path, tiny)}
+    data: dict[str, Any] = {"dataset": "ring", "data_path": write(tmp_path, tiny)}
     plain = gro.train(**data, **SMALL, k=5, epochs=1, out=tmp_path / "plain")
     completed = api.complete(ProtectCommand, {**data, "from": plain.path, "out": tmp_path / "x"})
     assert completed.hidden_size == 16
@@ -165,15 +168,14 @@ def test_an_experiment_runs_each_cell_once_and_draws_its_plot(tmp_path: Path, ti
         '[[targets]]\nname = "plain"\n'
         '[[targets]]\nname = "protected"\nprotection = { warm_up_epochs = 0, protect_epochs = 1 }\n'
     )
-    arguments = (str(card), tmp_path / "runs", tmp_path / "results")
-    where = {"data_path": write(tmp_path, tiny)}
-    results = tradeoff.run(*arguments, **where)
+    folders, data_path = (tmp_path / "runs", tmp_path / "results"), write(tmp_path, tiny)
+    results = tradeoff.run(str(card), *folders, data_path=data_path)
     rows = json.loads(results.read_text())["rows"]
     assert [row["target"] for row in rows] == ["plain", "protected"]
     assert rows[0]["utility_loss"] == 0
     assert {row["k"] for row in rows} == {5}
     made = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "runs").rglob("*.safetensors"))
-    tradeoff.run(*arguments, **where)
+    tradeoff.run(str(card), *folders, data_path=data_path)
     assert made == sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "runs").rglob("*.safetensors"))
     picture = plot.tradeoff(results)
     drawn = picture.read_bytes()

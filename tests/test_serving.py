@@ -131,7 +131,7 @@ def test_a_refused_call_does_not_disturb_a_growing_history() -> None:
 
 def test_any_recommender_can_be_served(tiny: Sequences) -> None:
     model = Popularity(tiny)
-    service = RankingService(model, 20)
+    service, answer = RankingService(model, 20), torch.empty(0)
     for t in range(1, 4):
         answer = service(torch.ones(2, t, dtype=torch.int64))
         assert answer[0].tolist() == answer[1].tolist()

@@ -25,7 +25,7 @@ EVALUATED_TOGETHER = 256
 def training_pass() -> Measured:
     """One pass over ml-100k, SASRec: a row per prefix against a row per window, 3,200 tokens per batch on both sides.
 
-    Our windows do not overlap (the default ``stride``) and leave nothing out; RecBole runs without the anomaly detection it switches on.
+    Our windows do not overlap and leave nothing out; RecBole runs without the anomaly detection that it switches on.
     """
     data = DataSettings(dataset="ml-100k")
     settings = TrainingSettings(item_dropout=0.0)
