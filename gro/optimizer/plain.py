@@ -33,6 +33,8 @@ def fit(
 ) -> Log:
     """Train ``model`` in place; it is left with the averaged weights of the epoch that ranks validation items best.
 
+    Epochs are compared by NDCG over the whole catalogue, which varies less from epoch to epoch than at a cutoff.
+
     What is validated and kept is the polynomial-decay average of the weights over steps (Shamir & Zhang, ICML 2013,
     eq. 9, eta = 3): about the last quarter of the run, however long it is.
 
@@ -52,8 +54,9 @@ def fit(
             yield fraction
 
     def validate(log: Log) -> tuple[float, dict[str, float]]:
-        score = float(ndcg(ranks(cast("TrainableRecommender", average.module), sequences.valid), 10).mean())
-        return score, {"valid_ndcg@10": score}
+        places = ranks(cast("TrainableRecommender", average.module), sequences.valid)
+        whole, top = (float(ndcg(places, k).mean()) for k in (sequences.n_items, 10))
+        return whole, {"valid_ndcg": whole, "valid_ndcg@10": top}
 
     log = Trainer(
         modules={"target": model, "average": average},
