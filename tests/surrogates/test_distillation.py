@@ -51,7 +51,8 @@ def test_losses_are_those_of_the_recorded_items() -> None:
     scores = torch.randn(3, N_ITEMS)
     lists = torch.stack([torch.randperm(N_ITEMS)[:5] + 1 for _ in range(3)])
     listed = torch.stack([scores[b, [item - 1 for item in row]] for b, row in enumerate(lists.tolist())])
-    torch.testing.assert_close(listwise(scores, lists), listwise_loss(listed, scores))
+    columns = torch.tensor([[item - 1 for item in row] for row in lists.tolist()])
+    torch.testing.assert_close(listwise(scores, lists), listwise_loss(scores, columns))
     flat = torch.zeros(3, N_ITEMS).scatter(1, lists - 1, listed)
     torch.testing.assert_close(ranking(flat, lists), ranking_loss(listed, torch.zeros(3, 5)))
 
