@@ -38,7 +38,7 @@ def _runs(command: DemoCommand, output: Output) -> dict[str, api.Run]:
     fields = DataSettings.model_fields | TrainingSettings.model_fields
     common = {name: value for name, value in command if name in fields} | {"device": command.device}
     plain, protected = command.out / "plain", command.out / "protected"
-    protection = ProtectCommand.make({**common, "out": protected, "from_": plain})
+    protection = api.complete(ProtectCommand, {**common, "out": protected})
     with watch(output, "plain target", [protection.epochs]) as progress:
         first = api.train(progress=progress, **common, out=plain)
     with watch(output, "protected target", [protection.warm_up_epochs + protection.protect_epochs]) as progress:
