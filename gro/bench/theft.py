@@ -12,21 +12,24 @@ from gro.models import StateRecommender, build
 from gro.serving import RankingService
 from gro_surrogates.queries import ask, autoregressive
 
-BATCH, K = 64, 100
+TOGETHER, K = 512, 100
 
 
 def calls_per_second() -> Measured:
-    """Autoregressive histories of 200 items on SASRec at the shape of ML-1M, 64 at a time on both sides."""
-    model = build(ModelSettings(max_length=LENGTH), N_ITEMS).eval()
-    ours_calls, theirs_calls = BATCH * LENGTH, BATCH * 4
+    """Autoregressive histories of 200 items on SASRec at the shape of ML-1M.
 
-    def steal(target: object, calls: int, length: int) -> None:
+    Ours grow 512 together through the service; the loop pads one history to 200 items and runs all of it for each call.
+    """
+    model = build(ModelSettings(max_length=LENGTH), N_ITEMS).eval()
+    ours_calls, theirs_calls = TOGETHER * LENGTH, 100
+
+    def steal(target: object, calls: int, length: int, together: int) -> None:
         generator = torch.Generator().manual_seed(0)
-        ask(target, autoregressive, N_ITEMS, calls, length, generator=generator, batch_size=BATCH)  # type: ignore[arg-type]
+        ask(target, autoregressive, N_ITEMS, calls, length, generator=generator, batch_size=together)  # type: ignore[arg-type]
 
     ours, theirs = paired(
-        lambda: steal(RankingService(model, K), ours_calls, LENGTH),
-        lambda: steal(lambda histories: _padded_forward(model, histories), theirs_calls, 4),
+        lambda: steal(RankingService(model, K), ours_calls, LENGTH, TOGETHER),
+        lambda: steal(lambda histories: _padded_forward(model, histories), theirs_calls, 10, 1),
         repeats=3,
     )
     rates = ours_calls / ours, theirs_calls / theirs

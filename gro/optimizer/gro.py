@@ -17,6 +17,9 @@ from gro.models.base import lengths
 from gro.optimizer.plain import adamw
 from gro.optimizer.swap import swap_hinge, swap_targets
 
+SERVED_TOGETHER = 16
+"""Windows whose lists are made at a time, to bound memory."""
+
 
 @dataclass(frozen=True)
 class GRO:
@@ -66,9 +69,10 @@ class GRO:
         """0-based columns of the lists that a thief would get after the prefixes: ``[P, k]``, ``P = B * m``."""
         training = self.target.training
         self.target.eval()
-        scores = self.target.prefix_scores(windows[:, :-1], ends).flatten(0, 1)
+        parts = zip(windows[:, :-1].split(SERVED_TOGETHER), ends.split(SERVED_TOGETHER), strict=True)
+        lists = [self.target.prefix_scores(*part).topk(self.settings.k, dim=-1).indices for part in parts]
         self.target.train(training)
-        return scores.topk(self.settings.k, dim=1).indices
+        return torch.cat(lists).flatten(0, 1)
 
     def _teach(self, windows: Tensor, ends: Tensor, columns: Tensor) -> Tensor:
         """Let the student learn the lists; return the columns ``[P, k]`` that would have hurt it most."""
