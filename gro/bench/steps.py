@@ -18,7 +18,7 @@ def step_time() -> Measured:
 
 
 def step_memory() -> Measured:
-    """Bytes by which a process grows in two steps."""
+    """Bytes that a step uses at most, beyond what stays between steps."""
     return costs(peak_memory(protected), peak_memory(plain), "B")
 
 
