@@ -140,8 +140,8 @@ def evaluate(**settings: Any) -> Run:
 def attack(progress: Progress | None = None, **settings: Any) -> Run:
     """Rob a run; see :class:`gro.config.AttackCommand`. Other settings override those of the thief's card.
 
-    The thief sees the target through a :class:`gro.serving.RankingService` alone. A theft that was interrupted goes
-    on, and what it asked before is asked again only where no epoch of its training had ended.
+    The thief sees the target through a :class:`gro.serving.RankingService` alone. A theft that was interrupted asks
+    the same questions again, and its training goes on where it stopped.
 
     Raises:
         GroError: as :func:`evaluate`; or the thief's card or settings are wrong, or the budget is too small.

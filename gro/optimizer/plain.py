@@ -36,7 +36,7 @@ def fit(
     Epochs are compared by NDCG over the whole catalogue, which varies less from epoch to epoch than at a cutoff.
 
     What is validated and kept is the polynomial-decay average of the weights over steps (Shamir & Zhang, ICML 2013,
-    eq. 9, eta = 3): about the last quarter of the run, however long it is.
+    eta = 3): about the last quarter of the run, however long it is.
 
     Args:
         model: on the device it shall be trained on.
