@@ -130,7 +130,7 @@ def evaluate(**settings: Any) -> Run:
         "users": sequences.n_users,
         "model": artifact.manifest.model.model,
         "k": _exposed_k(artifact),
-        "seed": artifact.manifest.seed,
+        "seed": command.seed,
         "target": utility_report(artifact.model.to(_device(command.device)), sequences.test, command.seed),
         "floor": utility_report(Popularity(sequences.train), sequences.test, command.seed),
     }
@@ -140,8 +140,8 @@ def evaluate(**settings: Any) -> Run:
 def attack(progress: Progress | None = None, **settings: Any) -> Run:
     """Rob a run; see :class:`gro.config.AttackCommand`. Other settings override those of the thief's card.
 
-    The thief sees the target through a :class:`gro.serving.RankingService` alone. A theft that was interrupted asks
-    the same questions again, and its training goes on where it stopped.
+    The thief sees the target through a :class:`gro.serving.RankingService` alone. A theft that was interrupted goes on
+    where it stopped, from the answers it had recorded.
 
     Raises:
         GroError: as :func:`evaluate`; or the thief's card or settings are wrong, or the budget is too small.
@@ -158,7 +158,8 @@ def attack(progress: Progress | None = None, **settings: Any) -> Run:
     sequences = _dataset(artifact, command.data_path)
     device = _device(command.device)
     service = RankingService(artifact.model.to(device), command.k or _exposed_k(artifact))
-    thief = Thief(card, device, out, progress or Quiet())
+    victim = f"{artifact.manifest.files} k {service.k}"
+    thief = Thief(card, device, out, progress or Quiet(), victim)
     theft = thief(service, sequences.n_items, command.calls, command.seed)
     report = {
         "dataset": sequences.name,

@@ -24,6 +24,7 @@ from torch.optim import Optimizer
 from gro.errors import ArtifactError
 
 STATE_FILE = "training.safetensors"
+ANSWERS_FILE = "answers.safetensors"
 
 
 class Progress(Protocol):
@@ -143,39 +144,63 @@ class Trainer:
             for j, state in optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer.{i}.{j}.{key}": value.clone() for key, value in state.items()}
         metadata = {"settings": self.settings, "log": json.dumps(asdict(log))}
-        temporary = self.folder / f".{STATE_FILE}.{os.getpid()}"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, temporary, {**metadata, "sha256": _digest(tensors)})
-            temporary.replace(self.folder / STATE_FILE)
-        except (OSError, SafetensorError) as error:
-            raise ArtifactError(f"{self.folder}: the training state cannot be written: {_one_line(error)}") from None
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+        write_state(self.folder / STATE_FILE, tensors, metadata)
 
     def _resume(self) -> tuple[Log, dict[str, Tensor]]:
         path = self.folder and self.folder / STATE_FILE
         if path is None or not path.exists():
             return Log(), self._weights()
+        metadata, tensors = read_state(path, self.settings)
         try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata()
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            if metadata["settings"] != self.settings:
-                raise ArtifactError(
-                    f"{path}: begun with other settings; give those again, or another --out, or delete the folder"
-                )
-            if metadata["sha256"] != _digest(tensors):
-                raise ValueError("its tensors are not those that were written")
             self._restore(_below(tensors, "now."))
             for i, optimizer in enumerate(self.optimizers):
                 _restore_optimizer(optimizer, _below(tensors, f"optimizer.{i}."))
             return Log(**json.loads(metadata["log"])), _below(tensors, "best.")
-        except (SafetensorError, OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
+        except (KeyError, RuntimeError, ValueError, TypeError) as error:
+            raise _damaged(path, error) from None
+
+
+def write_state(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors to resume from, whole or not at all; ``metadata`` says in "settings" what run they belong to.
+
+    Raises:
+        ArtifactError: they cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(dict(tensors), temporary, {**metadata, "sha256": _digest(tensors)})
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(f"{path.parent}: the training state cannot be written: {_one_line(error)}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def read_state(path: Path, settings: str) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Read what :func:`write_state` wrote for a run of these ``settings``: its metadata and tensors.
+
+    Raises:
+        ArtifactError: it is damaged or belongs to other settings.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = dict(file.metadata())
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        if metadata["settings"] != settings:
             raise ArtifactError(
-                f"{path}: damaged training state ({_one_line(error)}); delete it to start again"
-            ) from None
+                f"{path}: begun with other settings; give those again, or another --out, or delete the folder"
+            )
+        if metadata["sha256"] != _digest(tensors):
+            raise ValueError("its tensors are not those that were written")
+    except (SafetensorError, OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
+        raise _damaged(path, error) from None
+    return metadata, tensors
+
+
+def _damaged(path: Path, error: Exception) -> ArtifactError:
+    return ArtifactError(f"{path}: damaged training state ({_one_line(error)}); delete it to start again")
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

@@ -38,8 +38,10 @@ from gro.artifacts.manifest import (
 from gro.config import ModelSettings
 from gro.errors import ArtifactError, ConfigError
 from gro.models import StateRecommender
-from gro.training import STATE_FILE
+from gro.training import ANSWERS_FILE, STATE_FILE
 
+STATES = (STATE_FILE, ANSWERS_FILE)
+TEMPORARY = tuple(f".{name}." for name in STATES)
 PACKAGES = ("gro", "torch", "numpy", "safetensors")
 
 Tokens = Sequence[str] | npt.NDArray[np.str_]
@@ -119,15 +121,15 @@ def require_replaceable(folder: Path) -> None:
         ArtifactError: it is a file, or a folder that holds anything but an artifact or an interrupted training.
     """
     try:
-        names = {entry.name for entry in folder.iterdir() if not entry.name.startswith(f".{STATE_FILE}.")}
+        names = {entry.name for entry in folder.iterdir() if not entry.name.startswith(TEMPORARY)}
     except FileNotFoundError:
         return
     except OSError as error:
         raise ArtifactError(f"{folder}: cannot hold an artifact: {reason(error)}") from None
-    if strange := sorted(names - {*CONTENTS, MANIFEST, STATE_FILE}):
+    if strange := sorted(names - {*CONTENTS, MANIFEST, *STATES}):
         raise ArtifactError(f"{folder}: not replaced: it holds '{strange[0]}', which is no part of an artifact")
     try:
-        if names - {STATE_FILE}:
+        if names.difference(STATES):
             read_any_manifest(folder)
     except ArtifactError:
         raise ArtifactError(f"{folder}: not replaced: it is not an artifact of gro; choose another folder") from None

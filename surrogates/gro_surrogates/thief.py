@@ -9,7 +9,7 @@ import torch
 
 from gro.errors import ConfigError
 from gro.models import StateRecommender, build
-from gro.training import Log, Progress, Quiet, Trainer
+from gro.training import ANSWERS_FILE, Log, Progress, Quiet, Trainer, read_state, write_state
 from gro_surrogates.distillation import LOSSES, held_out_agreement, learn_epoch
 from gro_surrogates.queries import PICKERS, Answers, Target, ask
 from gro_surrogates.settings import ThiefSettings
@@ -30,6 +30,13 @@ class Theft:
 class Thief:
     """Steals a target with a budget of calls; an immutable object that is called.
 
+    Attributes:
+        settings: how it asks and learns.
+        device: where the copy is trained.
+        folder: where its recorded answers and its training are kept, to go on from; ``None`` keeps nothing.
+        progress: receives steps and epochs.
+        victim: tells this target from any other, so that what is kept of one is refused for another.
+
     Example:
         ``theft = Thief(ThiefSettings())(service, n_items=1682, calls=50_000, seed=0)``
     """
@@ -38,14 +45,27 @@ class Thief:
     device: torch.device = torch.device("cpu")
     folder: Path | None = None
     progress: Progress = Quiet()
+    victim: str = ""
 
     def __call__(self, target: Target, n_items: int, calls: int, seed: int) -> Theft:
-        """Ask and learn.
+        """Ask and learn; with a ``folder``, what was recorded is kept there and never asked twice.
 
         Raises:
             ConfigError: the budget does not pay for two histories.
+            ArtifactError: the folder holds another theft, or cannot be written.
         """
-        return self.learn(self.ask(target, n_items, calls, seed), n_items, seed)
+        return self.learn(self._recorded(target, n_items, calls, seed), n_items, seed)
+
+    def _recorded(self, target: Target, n_items: int, calls: int, seed: int) -> Answers:
+        if self.folder is None:
+            return self.ask(target, n_items, calls, seed)
+        path = self.folder / ANSWERS_FILE
+        theft = self._described(calls, seed)
+        if path.exists():
+            return Answers(**read_state(path, theft)[1])
+        answers = self.ask(target, n_items, calls, seed)
+        write_state(path, vars(answers), {"settings": theft})
+        return answers
 
     def ask(self, target: Target, n_items: int, calls: int, seed: int) -> Answers:
         """Spend the budget and return what was recorded."""
@@ -81,7 +101,7 @@ class Thief:
             patience=settings.patience,
             seed=seed,
             folder=self.folder,
-            settings=f"{settings.model_dump_json()} {answers.calls} calls, seed {seed}",
+            settings=self._described(answers.calls, seed),
             progress=self.progress,
         )
         log = trainer.run(
@@ -97,3 +117,6 @@ class Thief:
             validate,
         )
         return Theft(surrogate, answers.calls, log)
+
+    def _described(self, calls: int, seed: int) -> str:
+        return f"{self.settings.model_dump_json()} {calls} calls, seed {seed}, {self.victim}"
