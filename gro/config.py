@@ -152,8 +152,8 @@ class ProtectionSettings(TrainingSettings):
     """m2 of the student's ranking loss."""
     positions: PositiveInt = 16
     """Prefixes per window whose lists are attacked in a step."""
-    utility_budget: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Largest relative loss of validation NDCG@10; unset takes the weight as it is."""
+    utility_budget: Annotated[float, Field(gt=0, le=1)] = 0.05
+    """Largest relative loss of validation NDCG@10; 1 spends whatever the weight takes, as the paper does."""
     from_scratch: bool = False
     """Start from an untrained target instead of the plain one."""
 

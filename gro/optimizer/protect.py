@@ -24,8 +24,8 @@ class Protection:
 
     The declared trade-off: of the epochs whose relative loss of validation NDCG@10 is within the utility budget, the
     one with the largest lead of the target over its student, both relative to the plain target; where none is within
-    it, the one that lost least. With a budget, lambda halves after an epoch that overspent and doubles, up to the
-    weight asked for, after one that did not.
+    it, the one that lost least. Lambda halves after an epoch that overspent and doubles, up to the weight asked for,
+    after one that did not.
 
     Attributes:
         target: starts as the plain target or untrained; protected in place.
@@ -82,13 +82,10 @@ class Protection:
 
     def _swap_weight(self, log: Log) -> float:
         """Lambda of the epoch that follows the logged ones."""
-        weight = self.settings.swap_weight
-        budget = self.settings.utility_budget
-        if budget is None:
-            return weight
-        most = weight
+        weight = most = self.settings.swap_weight
         for figures in log.figures[self.settings.warm_up_epochs :]:
-            weight = weight / 2 if figures["utility_loss"] > budget else min(2 * weight, most)
+            overspent = figures["utility_loss"] > self.settings.utility_budget
+            weight = weight / 2 if overspent else min(2 * weight, most)
         return weight
 
     def _validate(self, log: Log) -> tuple[float, dict[str, float]]:
@@ -109,5 +106,4 @@ class Protection:
     def _score(self, log: Log, target: float, student: float) -> float:
         if self._warming_up(log):
             return -2.0
-        budget = self.settings.utility_budget
-        return target - student if budget is None or 1 - target <= budget else target - 2.0
+        return target - student if 1 - target <= self.settings.utility_budget else target - 2.0
