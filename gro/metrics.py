@@ -68,7 +68,7 @@ def agreement(lists: IntArray, others: IntArray, k: int) -> FloatArray:
 
 
 def rbo(lists: IntArray, others: IntArray, p: float = 0.9) -> FloatArray:
-    """Rank-biased overlap of every pair of lists, extrapolated (Webber, Moffat & Zobel, TOIS 2010, eq. 30).
+    """Rank-biased overlap of every pair of lists, extrapolated (Webber, Moffat & Zobel, TOIS 2010, eq. 23).
 
     ``RBO_ext = X_k / k * p^k + (1 - p) / p * sum_d X_d / d * p^d`` with ``X_d`` the overlap at depth ``d``.
 
