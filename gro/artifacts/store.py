@@ -8,6 +8,7 @@ import os
 import platform
 import secrets
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -43,6 +44,8 @@ from gro.training import ANSWERS_FILE, STATE_FILE
 STATES = (STATE_FILE, ANSWERS_FILE)
 TEMPORARY = tuple(f".{name}." for name in STATES)
 PACKAGES = ("gro", "torch", "numpy", "safetensors")
+_PATIENCE = (0.0, 0.001, 0.01, 0.1)
+"""Seconds before each look at a folder that is away, as one is for a moment where two cannot be exchanged at once."""
 
 Tokens = Sequence[str] | npt.NDArray[np.str_]
 
@@ -186,11 +189,12 @@ def _verified(path: Path, checksum: str) -> bytes:
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
-    try:
-        status = folder.stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_mtime_ns
+    for pause in _PATIENCE:
+        time.sleep(pause)
+        with contextlib.suppress(OSError):
+            status = folder.stat()
+            return status.st_ino, status.st_mtime_ns
+    return None
 
 
 def _pack_tokens(tokens: Tokens, n_items: int) -> bytes:

@@ -240,6 +240,16 @@ def test_a_reader_sees_the_old_or_the_new_one(
     assert seen == {0, 1}
 
 
+def test_a_folder_that_is_away_for_a_moment_is_waited_for(tmp_path: Path, parts: Parts) -> None:
+    """Between the two steps of an exchange there is none."""
+    save(tmp_path / "run", **parts(1))
+    (tmp_path / "run").rename(tmp_path / "aside")
+    back = threading.Timer(0.02, (tmp_path / "aside").rename, [tmp_path / "run"])
+    back.start()
+    assert load(tmp_path / "run").manifest.seed == 1
+    back.join()
+
+
 def test_what_is_replaced_between_two_reads_is_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: Parts, scores: Scores
 ) -> None:
