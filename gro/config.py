@@ -125,6 +125,9 @@ class TrainingSettings(ModelSettings):
     item_dropout: Probability = 0.2
     """Share of the interactions left out of each pass, drawn anew: histories with gaps make a model robust to them."""
     learning_rate: PositiveFloat = 2e-3
+    schedule: Literal["constant", "linear"] = "constant"
+    """What becomes of the learning rate: linear rises to it over the first 2 % of the run and falls to 0 at the end of
+    the last epoch."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     clip: PositiveFloat = 5.0
     """Largest gradient norm."""

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,6 +25,8 @@ from gro.errors import ArtifactError
 
 STATE_FILE = "training.safetensors"
 ANSWERS_FILE = "answers.safetensors"
+RISE = 0.02
+"""Share of a run in which a linear schedule rises."""
 
 
 class Progress(Protocol):
@@ -72,6 +74,7 @@ class Trainer:
         epochs: most epochs to run.
         patience: epochs without a better score before the run stops; 0 never stops early.
         seed: seed of all randomness inside the epochs.
+        schedule: of the learning rate over all the epochs; linear rises to the optimizer's own, then falls to 0.
         folder: where the resumable state is kept; ``None`` keeps none.
         settings: settings the state belongs to; a state of other settings is refused.
         progress: receives steps and epochs as they end.
@@ -82,6 +85,7 @@ class Trainer:
     epochs: int
     patience: int
     seed: int
+    schedule: Literal["constant", "linear"] = "constant"
     folder: Path | None = None
     settings: str = ""
     progress: Progress = field(default_factory=Quiet)
@@ -106,7 +110,9 @@ class Trainer:
                 seed = self.seed * 1_000_003 + number
                 torch.manual_seed(seed)
                 self._train(True)
+                self._anneal(number / self.epochs)
                 for fraction in epoch(log, seed):
+                    self._anneal((number + fraction) / self.epochs)
                     self.progress.step(number, fraction)
                 self._train(False)
                 score, figures = validate(log)
@@ -118,6 +124,12 @@ class Trainer:
         self._restore(best)
         self._train(False)
         return log
+
+    def _anneal(self, done: float) -> None:
+        share = 1.0 if self.schedule == "constant" else min(done / RISE, (1 - done) / (1 - RISE))
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = optimizer.defaults["lr"] * share
 
     def _train(self, mode: bool) -> None:
         for module in self.modules.values():

@@ -3,7 +3,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -34,6 +36,7 @@ class Run:
     epochs: int = 6
     patience: int = 0
     seed: int = 3
+    schedule: Literal["constant", "linear"] = "constant"
     settings: str = "these"
     scores: list[float] = field(default_factory=list)
     kill: tuple[int, int] | None = None
@@ -43,6 +46,7 @@ class Run:
     seeds: list[int] = field(default_factory=list)
     after: list[dict[str, Tensor]] = field(default_factory=list)
     modes: list[bool] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.modules = {"target": network(self.width), "student": network(self.width)}
@@ -58,6 +62,7 @@ class Run:
             epochs=self.epochs,
             patience=self.patience,
             seed=self.seed,
+            schedule=self.schedule,
             folder=self.folder,
             settings=self.settings,
             progress=self.progress,
@@ -68,6 +73,7 @@ class Run:
         self.epochs_run.append(number)
         self.seeds.append(seed)
         for step in range(STEPS):
+            self.rates += [optimizer.param_groups[0]["lr"] for optimizer in self.optimizers]
             if self.kill == (number, step):
                 raise KeyboardInterrupt
             for module, optimizer in zip(self.modules.values(), self.optimizers, strict=True):
@@ -110,15 +116,27 @@ def test_a_resumed_run_ends_in_the_weights_of_an_unbroken_one(tmp_path: Path, ki
     assert not equal(unbroken.after[2], unbroken.after[5])
 
 
-def test_a_run_may_be_broken_again_and_again(tmp_path: Path) -> None:
-    unbroken = Run()
+@pytest.mark.parametrize("schedule", ["constant", "linear"])
+def test_a_run_may_be_broken_again_and_again(tmp_path: Path, schedule: Literal["constant", "linear"]) -> None:
+    unbroken = Run(schedule=schedule)
     unbroken()
     for number in (1, 1, 2, 4):
         with pytest.raises(KeyboardInterrupt):
-            Run(tmp_path, kill=(number, 1))()
-    resumed = Run(tmp_path)
+            Run(tmp_path, kill=(number, 1), schedule=schedule)()
+    resumed = Run(tmp_path, schedule=schedule)
     resumed()
     assert equal(resumed.weights(), unbroken.weights())
+
+
+def test_a_linear_schedule_rises_in_the_first_fiftieth_of_a_run_and_falls_to_0() -> None:
+    linear, constant = Run(epochs=100, schedule="linear"), Run(epochs=2)
+    linear()
+    constant()
+    rates = np.array(linear.rates).reshape(100 * STEPS, 2)
+    assert np.array_equal(rates[:, 0], rates[:, 1])
+    assert rates[: 2 * STEPS + 1, 0] == pytest.approx(np.linspace(0, 0.05, 2 * STEPS + 1))
+    assert rates[2 * STEPS :, 0] == pytest.approx(np.linspace(0.05, 0, 98 * STEPS + 1)[:-1])
+    assert constant.rates == [0.05] * (2 * STEPS * 2)
 
 
 def test_a_finished_run_restores_the_best_weights_at_once(tmp_path: Path) -> None:

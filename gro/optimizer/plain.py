@@ -64,6 +64,7 @@ def fit(
         epochs=settings.epochs,
         patience=settings.patience,
         seed=settings.seed,
+        schedule=settings.schedule,
         folder=folder,
         settings=f"{settings.model_dump_json()} {sequences.digest}",
         progress=progress,

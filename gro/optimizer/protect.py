@@ -54,6 +54,7 @@ class Protection:
             epochs=epochs,
             patience=0,
             seed=self.settings.seed,
+            schedule=self.settings.schedule,
             folder=self.folder,
             settings=f"{self.settings.model_dump_json()} {self.sequences.digest} {self.plain_ndcg}",
             progress=self.progress,
