@@ -43,7 +43,7 @@ class DatasetCard(Settings):
     """Checksum of the ``.inter`` file that the counts were measured on."""
     split: Literal["leave-one-out"]
     """The last item by time is the test target, the second-last the validation target."""
-    suggested: dict[str, int | float] = Field(default_factory=dict)
+    suggested: dict[str, int | float | str] = Field(default_factory=dict)
     """Settings of training and protection that suit the dataset, used where the user gives none."""
     recbole_scales_times: bool = False
     """RecBole's own settings for this name scale times to 0..1 before rounding them to 32-bit floats."""
