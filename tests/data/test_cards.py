@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import gro.data
-from gro import cards
-from gro.config import DataSettings
+from gro import api, cards
+from gro.config import DataSettings, ProtectCommand
 from gro.errors import ConfigError
 
 CARDS = gro.data.dataset_cards()
@@ -17,6 +17,13 @@ def test_there_is_a_card_for_each_set_of_the_house() -> None:
     assert {"ml-100k", "ml-1m", "amazon-beauty"} <= CARDS.keys()
     assert {name: card.suggested["max_length"] for name, card in CARDS.items()}["ml-1m"] == 200
     assert gro.data.dataset_card("none-such") is None
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_what_a_card_suggests_is_a_setting_and_what_is_given_comes_first(name: str) -> None:
+    suggested = CARDS[name].suggested
+    completed = api.complete(ProtectCommand, {"dataset": name, "out": "run", "max_length": 7})
+    assert completed.model_dump(include=set(suggested)) == {**suggested, "max_length": 7}
 
 
 DATA_PATH = os.environ.get("GRO_DATA_PATH")
