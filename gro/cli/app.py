@@ -39,9 +39,14 @@ class Command:
 
 COMMANDS = {
     "demo": Command(
-        "gro.cli.demo:demo", "Protect SASRec on ml-100k, rob it, print what it cost and saved.", (DemoCommand,)
+        "gro.cli.demo:demo",
+        "Protect SASRec on ml-100k, rob it, print what it cost and saved.",
+        (DemoCommand,),
+        (ConfigFile,),
     ),
-    "datasets": Command("gro.cli.datasets:datasets", "List dataset cards and what is on this machine.", (DataPath,)),
+    "datasets": Command(
+        "gro.cli.datasets:datasets", "List dataset cards and what is on this machine.", (DataPath,), (ConfigFile,)
+    ),
     "train": Command("gro.cli.verbs:train", "Train an undefended target.", (TrainCommand,), (ConfigFile, RecBoleFile)),
     "protect": Command(
         "gro.cli.verbs:protect",

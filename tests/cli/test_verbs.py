@@ -203,6 +203,15 @@ def test_datasets(gro: Gro, data_path: Path) -> None:
     assert str(data_path / "tiny" / "tiny.inter") in gro("datasets", "--data-path", data_path).out
 
 
+def test_datasets_of_a_config_file(gro: Gro, data_path: Path, tmp_path: Path) -> None:
+    file = tmp_path / "here.toml"
+    file.write_text(f'data_path = "{data_path}"\n')
+    assert gro("datasets", "--config", file).out == gro("datasets", "--data-path", data_path).out
+    file.write_text('data_pth = "."\n')
+    answer = gro("datasets", "--config", file)
+    assert (answer.code, answer.line) == (2, f"gro: {file}: unknown key 'data_pth'. Did you mean 'data_path'?")
+
+
 def test_doctor(gro: Gro, monkeypatch: pytest.MonkeyPatch) -> None:
     checks = [Check("python", True, "3.12"), Check("recbole", False, "missing: recbole", "pip install recbole")]
     monkeypatch.setattr(machine, "diagnose", lambda: checks[:1])
