@@ -7,8 +7,9 @@ returns a :class:`Run`, whose report is what ``--json`` prints. All metrics are 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +33,17 @@ from gro.data import Sequences, dataset_card, load
 from gro.errors import ArtifactError, ConfigError
 from gro.evaluation import theft_report, utility_report
 from gro.metrics import ndcg, utility
-from gro.models import Popularity, StateRecommender, build
+from gro.models import Popularity, Recommender, StateRecommender, build
 from gro.optimizer.plain import fit
 from gro.optimizer.protect import Protection
 from gro.ranking import ranks
 from gro.serving import RankingService
 from gro.training import Progress, Quiet
 from gro_surrogates.cards import thief_settings
+from gro_surrogates.knowledge import held_histories
 from gro_surrogates.thief import Thief
+
+logger = logging.getLogger(__name__)
 
 MACHINE = {"out", "device", "data_path", "run", "from_"}
 """Settings that say where, not what: they do not tell one run from another."""
@@ -159,18 +163,23 @@ def attack(progress: Progress | None = None, **settings: Any) -> Run:
     device = _device(command.device)
     service = RankingService(artifact.model.to(device), command.k or _exposed_k(artifact))
     victim = f"{artifact.manifest.files} k {service.k}"
-    thief = Thief(card, device, out, progress or Quiet(), victim)
+    length = card.sequence_length or card.max_length
+    held = held_histories(sequences.train, card.known, length, command.seed) if card.known else None
+    thief = Thief(card, device, out, progress or Quiet(), victim, held)
     theft = thief(service, sequences.n_items, command.calls, command.seed)
+    if theft.faults.any:
+        logger.warning("%s: of %s answers: %s", command.run, f"{theft.calls:,}", theft.faults)
     report = {
         "dataset": sequences.name,
         "users": sequences.n_users,
         "model": artifact.manifest.model.model,
         "thief": Path(command.thief).stem,
-        "knowledge": "data-free",
+        "knowledge": card.knowledge,
         "k": service.k,
         "calls": theft.calls,
+        "faults": asdict(theft.faults),
         "seed": command.seed,
-        **theft_report(artifact.model, theft.surrogate, Popularity(sequences.train), sequences.test),
+        **theft_report(artifact.model, theft.surrogate, _floors(thief, sequences, command.seed), sequences.test),
     }
     artifacts.save(
         out,
@@ -183,6 +192,12 @@ def attack(progress: Progress | None = None, **settings: Any) -> Run:
         metrics=report,
     )
     return Run(out, report)
+
+
+def _floors(thief: Thief, sequences: Sequences, seed: int) -> dict[str, Recommender]:
+    """What the thief could have had without a call: we grant it popularity, and what its real histories teach."""
+    own = thief.without_calls(sequences.n_items, seed)
+    return {"popularity": Popularity(sequences.train), **({"own data": own} if own is not None else {})}
 
 
 def _train(command: TrainCommand, sequences: Sequences, progress: Progress) -> Run:

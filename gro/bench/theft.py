@@ -10,7 +10,8 @@ from gro.bench.steps import LENGTH, N_ITEMS
 from gro.config import ModelSettings
 from gro.models import StateRecommender, build
 from gro.serving import RankingService
-from gro_surrogates.queries import ask, autoregressive
+from gro_surrogates.queries import ask
+from gro_surrogates.strategies import Autoregressive
 
 TOGETHER, K = 512, 100
 
@@ -25,7 +26,9 @@ def calls_per_second() -> Measured:
 
     def steal(target: object, calls: int, length: int, together: int) -> None:
         generator = torch.Generator().manual_seed(0)
-        ask(target, autoregressive, N_ITEMS, calls, length, generator=generator, batch_size=together)  # type: ignore[arg-type]
+        strategy = Autoregressive()
+        strategy.together = together
+        ask(target, strategy, N_ITEMS, calls, length, generator=generator)  # type: ignore[arg-type]
 
     ours, theirs = paired(
         lambda: steal(RankingService(model, K), ours_calls, LENGTH, TOGETHER),

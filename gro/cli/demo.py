@@ -57,7 +57,8 @@ def _rows(thefts: Mapping[str, Mapping[str, Any]], loss: float | None) -> list[t
         cost = percent(loss) if name == "protected" else "-"
         rows.append((f"{name} target", *_utility(theft["target"]), cost, "-", "-"))
         rows.append(("  its stolen copy", *_utility(theft["surrogate"]), "-", *stolen(theft)))
-    return [*rows, ("floor (popularity)", *_utility(thefts["plain"]["floor"]), "-", "-", "-")]
+    plain = thefts["plain"]
+    return [*rows, (f"floor ({plain['floor_is']})", *_utility(plain["floor"]), "-", "-", "-")]
 
 
 def _utility(figures: Mapping[str, float]) -> tuple[str, str]:

@@ -51,12 +51,12 @@ def attack(settings: Values, output: Output) -> int:
     """Rob a run."""
     run = rob(settings, output, "theft")
     report = {"run": str(run.path), **run.report}
-    models = {"target": "target", "stolen copy": "surrogate", "floor (popularity)": "floor"}
+    models = {"target": "target", "stolen copy": "surrogate", f"floor ({report['floor_is']})": "floor"}
     rows = [
         (*_row(name, report[key]), *(stolen(report) if key == "surrogate" else ("-", "-")))
         for name, key in models.items()
     ]
-    heading = f"{title(report)}; thief {report['thief']}, {report['calls']:,} calls"
+    heading = f"{title(report)}; thief {report['thief']} ({report['knowledge']}), {report['calls']:,} calls"
     return show(output, report, heading, ("", *UTILITY.values(), "Agr@10 %", "access advantage %"), rows)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from gro.config import ModelSettings, PositiveFloat, PositiveInt
 
@@ -12,10 +12,16 @@ from gro.config import ModelSettings, PositiveFloat, PositiveInt
 class ThiefSettings(ModelSettings):
     """A thief's card: how it asks, what it trains and how."""
 
-    queries: Literal["autoregressive", "random"] = "autoregressive"
-    """How a history grows: an item of the list just received, or any item of the catalogue."""
-    loss: Literal["listwise", "ranking"] = "listwise"
-    """Plackett-Luce over the catalogue, or the paper's pairwise hinge."""
+    queries: Literal[
+        "autoregressive", "random", "rank-biased", "coverage", "agent", "mix", "replay", "replay-fitted"
+    ] = "autoregressive"
+    """How histories start and grow; see gro_surrogates.strategies. The replays need real histories."""
+    known: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the users whose real training histories the thief holds; 0 is a data-free thief."""
+    rank_exponent: Annotated[float, Field(ge=0)] = 1.0
+    """How steeply the rank-biased thief's choice falls with the place in the list."""
+    loss: Literal["listwise", "ranking", "set", "discounted", "bpr"] = "listwise"
+    """Plackett-Luce over the catalogue, the paper's pairwise hinge, or one of gro_surrogates.losses."""
     sequence_length: PositiveInt | None = None
     """Calls per history; unset is ``max_length``."""
     truncate: PositiveInt | None = None
@@ -30,3 +36,14 @@ class ThiefSettings(ModelSettings):
     clip: PositiveFloat = 5.0
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of the recorded histories kept back to choose the checkpoint."""
+
+    @property
+    def knowledge(self) -> Literal["data-free", "data-limited"]:
+        """The threat model."""
+        return "data-limited" if self.known else "data-free"
+
+    @model_validator(mode="after")
+    def _replays_what_it_holds(self) -> Self:
+        if self.queries.startswith("replay") and not self.known:
+            raise ValueError(f"queries = '{self.queries}' needs known above 0, the share of real histories to replay")
+        return self

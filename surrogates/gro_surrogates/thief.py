@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from gro.errors import ConfigError
-from gro.models import StateRecommender, build
+from gro.models import PADDING, StateRecommender, build
+from gro.models.base import lengths
 from gro.training import ANSWERS_FILE, Log, Progress, Quiet, Trainer, read_state, write_state
-from gro_surrogates.distillation import LOSSES, held_out_agreement, learn_epoch
-from gro_surrogates.queries import PICKERS, Answers, Target, ask
+from gro_surrogates.answers import Answers, Faults, Target
+from gro_surrogates.distillation import held_out_agreement, learn_epoch, learn_held_epoch, next_item_gain
+from gro_surrogates.losses import LOSSES
+from gro_surrogates.queries import ask
 from gro_surrogates.settings import ThiefSettings
+from gro_surrogates.strategies import DATA_FREE, DATA_LIMITED, Strategy
 
 __all__ = ["Theft", "Thief", "ThiefSettings"]
+
+MIN_HELD = 2
+"""A real history of no more items has nothing to learn beside the one that chooses the checkpoint."""
+HELD_EPOCHS = 100
+"""Passes over the real histories, at most; they are few."""
 
 
 @dataclass(frozen=True)
 class Theft:
-    """A finished theft: the stolen copy, the calls it cost and how the training went."""
+    """A finished theft: the stolen copy, the calls it cost, what was wrong with the answers, how the training went."""
 
     surrogate: StateRecommender
     calls: int
+    faults: Faults
     log: Log
 
 
@@ -36,6 +49,7 @@ class Thief:
         folder: where its recorded answers and its training are kept, to go on from; ``None`` keeps nothing.
         progress: receives steps and epochs.
         victim: tells this target from any other, so that what is kept of one is refused for another.
+        held: real histories that the thief holds ``[H, L]``; see :func:`gro_surrogates.knowledge.held_histories`.
 
     Example:
         ``theft = Thief(ThiefSettings())(service, n_items=1682, calls=50_000, seed=0)``
@@ -46,12 +60,14 @@ class Thief:
     folder: Path | None = None
     progress: Progress = Quiet()
     victim: str = ""
+    held: Tensor | None = None
 
     def __call__(self, target: Target, n_items: int, calls: int, seed: int) -> Theft:
         """Ask and learn; with a ``folder``, what was recorded is kept there and never asked twice.
 
         Raises:
             ConfigError: the budget does not pay for two histories.
+            GroError: the service answered nothing.
             ArtifactError: the folder holds another theft, or cannot be written.
         """
         return self.learn(self._recorded(target, n_items, calls, seed), n_items, seed)
@@ -62,9 +78,11 @@ class Thief:
         path = self.folder / ANSWERS_FILE
         theft = self._described(calls, seed)
         if path.exists():
-            return Answers(**read_state(path, theft)[1])
+            metadata, tensors = read_state(path, theft)
+            return Answers(**tensors, faults=Faults(**json.loads(metadata["faults"])))
         answers = self.ask(target, n_items, calls, seed)
-        write_state(path, vars(answers), {"settings": theft})
+        tensors = {"histories": answers.histories, "lists": answers.lists, "first": answers.first}
+        write_state(path, tensors, {"settings": theft, "faults": json.dumps(asdict(answers.faults))})
         return answers
 
     def ask(self, target: Target, n_items: int, calls: int, seed: int) -> Answers:
@@ -73,15 +91,29 @@ class Thief:
         if calls <= length:
             raise ConfigError(f"{calls} calls do not pay for two histories of {length} calls; give more than {length}")
         generator = torch.Generator().manual_seed(seed)
-        pick = PICKERS[self.settings.queries]
         return ask(
-            target, pick, n_items, calls, length, generator=generator, report=lambda f: self.progress.step(-1, f)
+            target,
+            self._strategy(),
+            n_items,
+            calls,
+            length,
+            generator=generator,
+            report=lambda f: self.progress.step(-1, f),
         )
+
+    def _strategy(self) -> Strategy:
+        name = self.settings.queries
+        if name in DATA_FREE:
+            return DATA_FREE[name](self.settings.rank_exponent)
+        if self.held is None:
+            raise ConfigError(f"queries = '{name}' replays real histories, and the thief was given none")
+        return DATA_LIMITED[name](self.held)
 
     def learn(self, answers: Answers, n_items: int, seed: int) -> Theft:
         """Train a surrogate on recorded answers."""
         settings = self.settings
-        answers = replace(answers, lists=answers.lists[..., : settings.truncate])
+        calls, faults = answers.calls, answers.faults
+        answers = replace(answers, lists=answers.lists[..., : settings.truncate]).learnable()
         surrogate = build(settings, n_items, seed=seed).to(self.device)
         optimizer = torch.optim.AdamW(
             surrogate.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
@@ -101,7 +133,7 @@ class Thief:
             patience=settings.patience,
             seed=seed,
             folder=self.folder,
-            settings=self._described(answers.calls, seed),
+            settings=self._described(calls, seed),
             progress=self.progress,
         )
         log = trainer.run(
@@ -116,7 +148,37 @@ class Thief:
             ),
             validate,
         )
-        return Theft(surrogate, answers.calls, log)
+        return Theft(surrogate, calls, faults, log)
+
+    def without_calls(self, n_items: int, seed: int) -> StateRecommender | None:
+        """Train the same architecture on the held real histories alone; ``None`` where there are none to learn from.
+
+        The last item of each history chooses the checkpoint, the others are learnt.
+        """
+        held = None if self.held is None else self.held[lengths(self.held) > MIN_HELD]
+        if held is None or not len(held):
+            return None
+        settings = self.settings
+        model = build(settings, n_items, seed=seed).to(self.device)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        learnt = held.scatter(1, lengths(held)[:, None] - 1, PADDING)
+
+        def epoch(log: Log, epoch_seed: int) -> Iterator[float]:
+            return learn_held_epoch(model, optimizer, learnt, batch_size=settings.batch_size, clip=settings.clip)
+
+        def validate(log: Log) -> tuple[float, dict[str, float]]:
+            score = next_item_gain(model, held)
+            return score, {"valid_ndcg": score}
+
+        trainer = Trainer(
+            modules={"model": model},
+            optimizers=[optimizer],
+            epochs=HELD_EPOCHS,
+            patience=HELD_EPOCHS // 5,
+            seed=seed,
+        )
+        trainer.run(epoch, validate)
+        return model
 
     def _described(self, calls: int, seed: int) -> str:
         return f"{self.settings.model_dump_json()} {calls} calls, seed {seed}, {self.victim}"

@@ -108,13 +108,13 @@ def test_attack(gro: Gro, plain: Path, tmp_path: Path) -> None:
     answer = gro(*arguments, "--json")
     assert answer.code == 0
     named = {"thief", "knowledge", "calls", "target", "surrogate", "floor", "agreement@1", "agreement@10"}
-    assert answer.json.keys() == ABOUT | named | {"access_advantage", "interval"}
+    assert answer.json.keys() == ABOUT | named | {"access_advantage", "interval", "faults", "floor_is"}
     assert (answer.json["calls"], answer.json["thief"]) == (200, "autoregressive")
     assert answer.json["surrogate"].keys() == UTILITY
     assert "theft: asking the target: 100% of the calls made" in answer.err
     assert "theft: epoch 1 of at most 1: held out agreement@10" in answer.err
     table = gro(*arguments)
-    assert "thief autoregressive, 200 calls" in table.out
+    assert "thief autoregressive (data-free), 200 calls" in table.out
     assert "stolen copy" in table.out
     assert "epoch" not in table.err
 
@@ -193,6 +193,17 @@ def test_demo_prints_one_table_and_resumes(
     copies = "its stolen copy"
     assert names == ["plain target", copies, "protected target", copies, "floor (popularity)"]
     assert "epoch" not in table.err
+
+
+def test_attack_by_a_thief_who_holds_real_histories(gro: Gro, plain: Path, tmp_path: Path) -> None:
+    short = ("--calls", 200, "--epochs", 1, "--sequence-length", 10)
+    answer = gro("attack", plain, "--thief", "few-shot-10", *short, "--out", tmp_path / "theft", "--json")
+    assert (answer.code, answer.json["knowledge"], answer.json["calls"]) == (0, "data-limited", 200)
+    assert answer.json["floor_is"] in {"popularity", "own data"}
+    refused = gro("attack", plain, "--queries", "replay", *short, "--out", tmp_path / "other")
+    assert refused.code == 2
+    assert "queries = 'replay' needs known above 0" in refused.line
+    assert not (tmp_path / "other").exists()
 
 
 def test_datasets(gro: Gro, data_path: Path) -> None:

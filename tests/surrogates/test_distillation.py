@@ -10,8 +10,17 @@ from gro.config import ModelSettings
 from gro.losses import listwise_loss, ranking_loss
 from gro.models import StateRecommender, build
 from gro.serving import RankingService
-from gro_surrogates.distillation import draw_ends, held_out_agreement, learn_epoch, listwise, ranking
-from gro_surrogates.queries import Answers, ask, autoregressive, random
+from gro_surrogates.answers import Answers
+from gro_surrogates.distillation import (
+    draw_ends,
+    held_out_agreement,
+    learn_epoch,
+    learn_held_epoch,
+    next_item_gain,
+)
+from gro_surrogates.losses import LOSSES, listwise, ranking
+from gro_surrogates.queries import ask
+from gro_surrogates.strategies import Autoregressive, Random
 
 NAMES = ("SASRec", "GRU4Rec", "NARM", "BERT4Rec")
 N_ITEMS, K, LENGTH = 40, 10, 6
@@ -27,14 +36,14 @@ def make(name: str = "SASRec", seed: int = 0, noise: float = 0.0) -> StateRecomm
 
 
 def rob(model: StateRecommender, calls: int, k: int = K) -> Answers:
-    return ask(RankingService(model, k), autoregressive, N_ITEMS, calls, LENGTH, generator=torch.Generator())
+    return ask(RankingService(model, k), Autoregressive(), N_ITEMS, calls, LENGTH, generator=torch.Generator())
 
 
 @given(st.integers(0, 2**31), st.integers(1, 8), st.integers(1, 10))
 def test_drawn_prefixes_differ_and_are_real(seed: int, width: int, count: int) -> None:
     torch.manual_seed(seed)
     length = torch.randint(1, width + 1, (5,))
-    ends = draw_ends((torch.arange(width) < length[:, None]).long(), count)
+    ends = draw_ends(torch.arange(width) < length[:, None], count)
     assert ends.shape == (5, min(count, width))
     for row, n in zip(ends.tolist(), length.tolist(), strict=True):
         assert all(0 <= end < n for end in row)
@@ -43,7 +52,7 @@ def test_drawn_prefixes_differ_and_are_real(seed: int, width: int, count: int) -
 
 def test_every_prefix_is_drawn_alike() -> None:
     torch.manual_seed(0)
-    counts = draw_ends(torch.ones(6000, 6, dtype=torch.int64), 2).flatten().bincount()
+    counts = draw_ends(torch.ones(6000, 6, dtype=torch.bool), 2).flatten().bincount()
     assert (counts - 2000).abs().max() < 200
 
 
@@ -80,7 +89,7 @@ def sums(histories: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(("one_pass", "positions"), [(True, 4), (True, 50), (False, 4)])
 def test_an_epoch_learns_every_history_once_from_its_own_lists(one_pass: bool, positions: int) -> None:
-    answers = ask(sums, random, N_ITEMS, 45, LENGTH, generator=torch.Generator().manual_seed(0))
+    answers = ask(sums, Random(), N_ITEMS, 45, LENGTH, generator=torch.Generator().manual_seed(0))
     surrogate, learnt = Recorder(one_pass), []
 
     def loss(scores: Tensor, lists: Tensor) -> Tensor:
@@ -100,7 +109,7 @@ def test_an_epoch_learns_every_history_once_from_its_own_lists(one_pass: bool, p
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("loss", [listwise, ranking])
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
 def test_a_surrogate_learns_its_target(name: str, loss: object) -> None:
     answers = rob(make(seed=1, noise=0.3), 400)
     surrogate = make(name)
@@ -154,7 +163,51 @@ def test_agreement_of_short_lists_is_at_their_length() -> None:
 def test_many_histories_are_judged_by_their_last_lists() -> None:
     target = make(seed=1, noise=0.3)
     generator = torch.Generator().manual_seed(0)
-    answers = ask(RankingService(target, 3), random, N_ITEMS, 2500 * 3, 3, generator=generator)
+    answers = ask(RankingService(target, 3), Random(), N_ITEMS, 2500 * 3, 3, generator=generator)
     wrong = answers.lists.clone()
     wrong[:, :2] = 1 + (wrong[:, :2] + 10) % N_ITEMS
-    assert held_out_agreement(target, Answers(answers.histories, wrong), 3) == pytest.approx(1, abs=1e-3)
+    assert held_out_agreement(target, Answers(answers.histories, wrong, answers.first), 3) == pytest.approx(1, abs=1e-3)
+
+
+def test_only_answered_prefixes_are_drawn() -> None:
+    answered = torch.tensor([[False, True, False, True], [True, False, False, False]])
+    for seed in range(20):
+        torch.manual_seed(seed)
+        ends = draw_ends(answered, 3).tolist()
+        assert set(ends[0]) == {1, 3}
+        assert set(ends[1]) == {0}
+
+
+def test_agreement_reads_what_was_answered_alone() -> None:
+    target = make(seed=1, noise=0.3)
+    answers = rob(target, 60)
+    silenced = answers.lists.clone()
+    silenced[:, -2:] = 0
+    silenced[0] = 0
+    assert held_out_agreement(target, Answers(answers.histories, silenced, answers.first)) == 1.0
+    shortened = answers.lists.clone()
+    shortened[::2, :, 3:] = 0
+    assert held_out_agreement(target, Answers(answers.histories, shortened, answers.first)) == 1.0
+
+
+def test_real_histories_teach_their_order() -> None:
+    held = (torch.arange(24)[:, None] + torch.arange(LENGTH)) % N_ITEMS + 1
+    model = make()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    before = next_item_gain(model, held)
+    torch.manual_seed(0)
+    for _ in range(30):
+        assert sum(learn_held_epoch(model, optimizer, held, batch_size=5, clip=5.0)) == pytest.approx(1)
+    assert next_item_gain(model.eval(), held) > before + 0.3
+
+
+def test_gain_is_that_of_the_last_item() -> None:
+    class Fixed(Recorder):
+        def prefix_scores(self, histories: Tensor, ends: Tensor) -> Tensor:
+            self.asked.append((histories, ends))
+            return torch.arange(N_ITEMS, 0, -1.0).expand(*ends.shape, N_ITEMS)
+
+    model = Fixed(one_pass=True)
+    held = torch.tensor([[5, 6, 1, 0, 0], [7, 3, 0, 0, 0]])
+    assert next_item_gain(model, held) == pytest.approx((1 + 0.5) / 2)
+    assert model.asked[0][0].tolist() == [[5, 6, 0, 0, 0], [7, 0, 0, 0, 0]]

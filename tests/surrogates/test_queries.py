@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,9 +10,23 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gro.config import ModelSettings
+from gro.errors import GroError
 from gro.models import build
 from gro.serving import RankingService
-from gro_surrogates.queries import PICKERS, Answers, Picker, ask, autoregressive, random
+from gro_surrogates.answers import GIVE_UP, Answers
+from gro_surrogates.queries import ask
+from gro_surrogates.strategies import (
+    DATA_FREE,
+    DATA_LIMITED,
+    Agent,
+    Autoregressive,
+    Coverage,
+    FittedReplay,
+    Random,
+    RankBiased,
+    Replay,
+    Strategy,
+)
 
 N_ITEMS, K = 30, 4
 
@@ -34,87 +51,173 @@ def answer(histories: Tensor) -> Tensor:
     return (first[:, None] + torch.arange(K) * 7) % N_ITEMS + 1
 
 
+HELD = torch.tensor([[1, 2, 3], [4, 5, 0], [6, 7, 8], [9, 0, 0]])
+STRATEGIES: dict[str, Callable[[], Strategy]] = {
+    **{name: lambda make=make: make(1.0) for name, make in DATA_FREE.items()},  # type: ignore[misc]
+    **{name: lambda make=make: make(HELD) for name, make in DATA_LIMITED.items()},  # type: ignore[misc]
+}
+
+
 def run(
-    pick: Picker, calls: int, length: int, batch_size: int = 512, seed: int = 0, target: Encoder | None = None
+    strategy: Strategy,
+    calls: int,
+    length: int,
+    together: int = 512,
+    seed: int = 0,
+    target: Callable[[Tensor], Any] | None = None,
 ) -> Answers:
+    strategy.together = together
     generator = torch.Generator().manual_seed(seed)
-    return ask(target or Encoder(), pick, N_ITEMS, calls, length, generator=generator, batch_size=batch_size)
+    return ask(target or Encoder(), strategy, N_ITEMS, calls, length, generator=generator)
 
 
-PICKS = pytest.mark.parametrize("pick", PICKERS.values(), ids=PICKERS.keys())
-BUDGETS = {"calls": st.integers(1, 80), "length": st.integers(1, 20), "batch_size": st.integers(1, 9)}
+EACH = pytest.mark.parametrize("make", STRATEGIES.values(), ids=STRATEGIES.keys())
+FREE = pytest.mark.parametrize("make", [STRATEGIES[name] for name in DATA_FREE], ids=DATA_FREE.keys())
+BUDGETS = {"calls": st.integers(1, 80), "length": st.integers(3, 20), "together": st.integers(1, 9)}
 
 
-@PICKS
+@EACH
 @settings(max_examples=60)
 @given(**BUDGETS)
-def test_exactly_the_budget_is_spent(pick: Picker, calls: int, length: int, batch_size: int) -> None:
+def test_exactly_the_budget_is_spent(make: Callable[[], Strategy], calls: int, length: int, together: int) -> None:
     target = Encoder()
-    answers = run(pick, calls, length, batch_size, target=target)
+    answers = run(make(), calls, length, together, target=target)
     assert target.calls == answers.calls == calls
-    assert max(map(len, target.batches)) <= batch_size
-    sizes = (answers.histories > 0).sum(1).tolist()
-    assert sizes == [length] * (calls // length) + [calls % length] * (calls % length > 0)
-    assert answers.n_sequences == len(sizes)
+    assert max(map(len, target.batches)) <= together
+    assert answers.histories.shape[1] <= length
     assert answers.lists.shape == (*answers.histories.shape, K)
+    assert not answers.faults.any
 
 
-@PICKS
+@FREE
 @settings(max_examples=30)
 @given(**BUDGETS)
-def test_each_list_answers_its_own_prefix(pick: Picker, calls: int, length: int, batch_size: int) -> None:
-    answers = run(pick, calls, length, batch_size)
-    assert answers.lists.dtype == torch.int32
-    for history, lists in zip(answers.histories, answers.lists, strict=True):
+def test_histories_are_of_the_wanted_length(
+    make: Callable[[], Strategy], calls: int, length: int, together: int
+) -> None:
+    sizes = (run(make(), calls, length, together).histories > 0).sum(1).tolist()
+    assert sizes == [length] * (calls // length) + [calls % length] * (calls % length > 0)
+
+
+@EACH
+@settings(max_examples=30)
+@given(**BUDGETS)
+def test_each_list_answers_its_own_prefix(make: Callable[[], Strategy], calls: int, length: int, together: int) -> None:
+    answers = run(make(), calls, length, together)
+    assert answers.lists.dtype == torch.int16
+    for history, lists, first in zip(answers.histories, answers.lists, answers.first, strict=True):
         n = int((history > 0).sum())
         assert 1 <= history[:n].min() <= history[:n].max() <= N_ITEMS
         assert not history[n:].any()
-        for t in range(n):
+        assert not lists[:first].any()
+        assert not lists[n:].any()
+        for t in range(int(first), n):
             assert lists[t].tolist() == answer(history[None, : t + 1])[0].tolist()
 
 
+@pytest.mark.parametrize("make", [Autoregressive, lambda: RankBiased(2.0)])
 @settings(max_examples=30)
 @given(**BUDGETS)
-def test_autoregressive_picks_come_from_the_list_just_received(calls: int, length: int, batch_size: int) -> None:
-    answers = run(autoregressive, calls, length, batch_size)
+def test_picks_come_from_the_list_just_received(
+    make: Callable[[], Strategy], calls: int, length: int, together: int
+) -> None:
+    answers = run(make(), calls, length, together)
     following = answers.histories[:, 1:]
     listed = (answers.lists[:, :-1] == following[..., None]).any(-1)
     assert listed[following > 0].all()
 
 
+def picked(strategy: Strategy, n: int) -> Tensor:
+    lists = torch.arange(1, K + 1).repeat(n, 1)
+    return strategy.pick(torch.full((n, 1), N_ITEMS), lists, N_ITEMS, torch.Generator().manual_seed(0))
+
+
 def test_autoregressive_draws_every_place_alike() -> None:
-    lists = torch.arange(1, K + 1).repeat(4000, 1)
-    drawn = autoregressive(lists, N_ITEMS, torch.Generator().manual_seed(0))
-    assert (drawn.bincount(minlength=K + 1)[1:] - 1000).abs().max() < 150
+    assert (picked(Autoregressive(), 4000).bincount(minlength=K + 1)[1:] - 1000).abs().max() < 150
+
+
+@pytest.mark.parametrize("exponent", [0.0, 1.0, 2.0])
+def test_rank_bias_falls_with_the_place(exponent: float) -> None:
+    wanted = torch.arange(1.0, K + 1) ** -exponent
+    share = picked(RankBiased(exponent), 20_000).bincount(minlength=K + 1)[1:] / 20_000
+    torch.testing.assert_close(share, wanted / wanted.sum(), atol=0.015, rtol=0)
 
 
 def test_random_draws_every_item_alike() -> None:
-    drawn = random(torch.ones(30_000, K, dtype=torch.int64), N_ITEMS, torch.Generator().manual_seed(0))
-    counts = drawn.bincount(minlength=N_ITEMS + 1)
+    counts = picked(Random(), 30_000).bincount(minlength=N_ITEMS + 1)
     assert len(counts) == N_ITEMS + 1
     assert counts[0] == 0
     assert (counts[1:] - 1000).abs().max() < 160
 
 
-@PICKS
-def test_histories_start_anywhere_in_the_catalogue(pick: Picker) -> None:
-    assert set(run(pick, 600, 2).histories[:, 0].tolist()) == set(range(1, N_ITEMS + 1))
+@pytest.mark.parametrize("together", [1, 4, 64])
+def test_coverage_sends_every_item_early(together: int) -> None:
+    answers = run(Coverage(), 4 * N_ITEMS, 5, together)
+    assert set(answers.histories[answers.histories > 0].tolist()) == set(range(1, N_ITEMS + 1))
+    if together == 1:
+        first_calls = answers.histories.flatten()[:N_ITEMS]
+        assert len(set(first_calls.tolist())) == N_ITEMS
 
 
-@PICKS
-def test_a_seed_is_a_theft(pick: Picker) -> None:
+def test_an_agent_takes_what_it_was_shown_again_and_again() -> None:
+    agent, generator = Agent(), torch.Generator().manual_seed(0)
+    histories = agent.start(2000, N_ITEMS, generator)
+    histories[:] = N_ITEMS
+    for shown in ([1, 2], [1, 3], [1, 4]):
+        drawn = agent.pick(histories, torch.tensor([shown]).expand(2000, -1), N_ITEMS, generator)
+    memory = 0.9**2 + 0.9 + 1
+    share = float((drawn == 1).float().mean())
+    assert share == pytest.approx(memory**2 / (memory**2 + 1), abs=0.03)
+    histories[:] = 1
+    drawn = agent.pick(histories, torch.tensor([[1, 4]]).expand(2000, -1), N_ITEMS, generator)
+    assert set(drawn.tolist()) == {4}
+
+
+@pytest.mark.parametrize("make", [lambda: Replay(HELD, Autoregressive()), lambda: FittedReplay(HELD)])
+def test_real_histories_are_replayed_then_begun_with(make: Callable[[], Strategy]) -> None:
+    answers = run(make(), 200, 5, together=2)
+    for sent, real in zip(answers.histories[:4], HELD, strict=True):
+        assert sent[: int((real > 0).sum())].tolist() == real[real > 0].tolist()
+    assert answers.first[:4].tolist() == [0] * 4
+    known = {tuple(row[: n + 1]) for row in HELD.tolist() for n in range(3)}
+    for sent, first in zip(answers.histories[4:].tolist(), answers.first[4:].tolist(), strict=True):
+        assert tuple(sent[: first + 1]) in known
+    assert set(answers.first[4:].tolist()) == {0, 1, 2}
+
+
+def test_fitted_places_are_those_of_real_next_items() -> None:
+    held = (torch.arange(20)[:, None] + torch.arange(4) * 3) % N_ITEMS + 1
+
+    def third(histories: Tensor) -> Tensor:
+        following = histories[:, -1] + 2
+        return (following[:, None] + torch.tensor([11, 7, 0, 19])) % N_ITEMS + 1
+
+    answers = run(FittedReplay(held), 2000, 4, together=10, target=third)
+    later = answers.histories[20:]
+    answered = answers.lists[20:, :-1] > 0
+    places = (answers.lists[20:, :-1] == later[:, 1:, None]) & answered
+    assert (places.sum(dim=(0, 1)) / places.sum())[2] > 0.9
+
+
+@FREE
+def test_histories_start_anywhere_in_the_catalogue(make: Callable[[], Strategy]) -> None:
+    assert set(run(make(), 600, 2).histories[:, 0].tolist()) == set(range(1, N_ITEMS + 1))
+
+
+@EACH
+def test_a_seed_is_a_theft(make: Callable[[], Strategy]) -> None:
     torch.manual_seed(1)
-    first = run(pick, 50, 7, 3, seed=4)
+    first = run(make(), 50, 7, 3, seed=4)
     torch.manual_seed(2)
-    again, other = run(pick, 50, 7, 3, seed=4), run(pick, 50, 7, 3, seed=5)
+    again, other = run(make(), 50, 7, 3, seed=4), run(make(), 50, 7, 3, seed=5)
     assert torch.equal(first.histories, again.histories)
     assert torch.equal(first.lists, again.lists)
-    assert not torch.equal(first.histories, other.histories)
+    assert not torch.equal(first.histories[: len(other.histories)], other.histories[: len(first.histories)])
 
 
 def test_histories_of_a_batch_grow_together() -> None:
     target = Encoder()
-    run(autoregressive, 3 * 5 + 2, 5, 2, target=target)
+    run(Autoregressive(), 3 * 5 + 2, 5, 2, target=target)
     assert [tuple(batch.shape) for batch in target.batches] == [
         *((2, t) for t in range(1, 6)),
         *((1, t) for t in range(1, 6)),
@@ -127,23 +230,107 @@ def test_histories_of_a_batch_grow_together() -> None:
 
 def test_progress_ends_at_the_whole_budget() -> None:
     fractions: list[float] = []
-    generator = torch.Generator().manual_seed(0)
-    ask(Encoder(), random, N_ITEMS, 23, 5, generator=generator, batch_size=2, report=fractions.append)
+    generator, strategy = torch.Generator().manual_seed(0), Random()
+    strategy.together = 2
+    ask(Encoder(), strategy, N_ITEMS, 23, 5, generator=generator, report=fractions.append)
     assert fractions == pytest.approx([10 / 23, 20 / 23, 1.0])
 
 
-def test_a_service_counts_the_same_calls() -> None:
+@EACH
+def test_a_service_counts_the_same_calls(make: Callable[[], Strategy]) -> None:
     model = build(ModelSettings(hidden_size=8, max_length=6), N_ITEMS).eval()
     service = RankingService(model, K)
-    answers = ask(service, autoregressive, N_ITEMS, 40, 6, generator=torch.Generator().manual_seed(0), batch_size=4)
-    assert service.calls == answers.calls == 40
-    at_once = model.prefix_scores(answers.histories[:6], torch.arange(6).expand(6, -1)).topk(K).indices + 1
-    assert torch.equal(answers.lists[:6].long(), at_once)
+    answers = run(make(), 60, 6, 4, target=service)
+    assert service.calls == answers.calls == 60
+    rows = (answers.histories > 0).all(dim=1)
+    ends = torch.arange(6).expand(int(rows.sum()), -1)
+    at_once = model.prefix_scores(answers.histories[rows], ends).topk(K).indices + 1
+    asked = answers.answered[rows]
+    assert torch.equal(answers.lists[rows][asked].long(), at_once[asked])
 
 
 def test_rows_keep_histories_and_lists_together() -> None:
-    answers = run(random, 30, 5)
+    answers = run(Random(), 30, 5)
     some = answers.rows(torch.tensor([4, 0]))
     assert torch.equal(some.histories, answers.histories[[4, 0]])
     assert torch.equal(some.lists, answers.lists[[4, 0]])
     assert some.calls == 10
+
+
+@EACH
+@settings(max_examples=40)
+@given(seed=st.integers(0, 1000), **BUDGETS)
+def test_whatever_a_service_answers_the_thief_goes_on(
+    make: Callable[[], Strategy], seed: int, calls: int, length: int, together: int
+) -> None:
+    noise = torch.Generator().manual_seed(seed)
+    asked: list[int] = []
+
+    def broken(histories: Tensor) -> Tensor:
+        asked.append(len(histories))
+        kind = int(torch.randint(5, (1,), generator=noise))
+        if kind == 0 and len(asked) > 1:
+            raise TimeoutError("the service\ndid not answer")
+        width = int(torch.randint(2, K + 1, (1,), generator=noise))
+        low, high = (-3, N_ITEMS + 5) if kind == 1 else (1, N_ITEMS + 1)
+        lists = torch.randint(low, high, (len(histories), width), generator=noise)
+        lists[:, 0] = 1
+        return lists
+
+    answers = run(make(), calls, length, together, target=broken)
+    assert sum(asked) == answers.calls == calls
+    for rows in answers.lists.flatten(0, 1).tolist():
+        ids = [item for item in rows if item]
+        assert rows == ids + [0] * (len(rows) - len(ids))
+        assert len(set(ids)) == len(ids)
+        assert all(1 <= item <= N_ITEMS for item in ids)
+    assert answers.faults.failed == calls - int(answers.answered.sum())
+    assert ("TimeoutError: the service did not answer" in str(answers.faults)) == (answers.faults.failed > 0)
+
+
+def test_faults_are_counted_by_kind() -> None:
+    answered = iter(
+        [
+            torch.tensor([[1, 2, 3, 4]]),
+            torch.tensor([[5, 5, 6, 7]]),
+            torch.tensor([[8, 99, 8, -1]]),
+            torch.tensor([[1, 2, 0, 0]]),
+            torch.tensor([[1.0]]),
+        ]
+    )
+    answers = run(Random(), 5, 5, target=lambda histories: next(answered))
+    assert answers.lists[0].tolist() == [[1, 2, 3, 4], [5, 6, 7, 0], [8, 0, 0, 0], [1, 2, 0, 0], [0, 0, 0, 0]]
+    faults = answers.faults
+    assert (faults.failed, faults.short, faults.repeated, faults.outside) == (1, 3, 2, 1)
+    assert faults.error == "ValueError: 1 histories were answered by torch.float32 [1, 1]"
+    assert answers.learnable().n_sequences == 1
+
+
+def test_a_service_that_is_gone_is_left_alone() -> None:
+    asked: list[int] = []
+
+    def dying(histories: Tensor) -> Tensor:
+        asked.append(len(histories))
+        if len(asked) > 7:
+            raise ConnectionError("refused")
+        return answer(histories)
+
+    answers = run(Random(), 1000, 3, 2, target=dying)
+    assert len(asked) == 7 + GIVE_UP
+    assert (answers.calls, answers.faults.failed) == (sum(asked), 2 * GIVE_UP)
+    assert answers.learnable().n_sequences == 6
+
+
+def test_a_service_that_never_answers_is_an_error() -> None:
+    def dead(histories: Tensor) -> Tensor:
+        raise ConnectionError("refused")
+
+    with pytest.raises(GroError, match=r"answered none of 40 calls; the first error was ConnectionError: refused"):
+        run(Random(), 1000, 3, 2, target=dead)
+
+
+def test_lists_of_a_large_catalogue_take_four_bytes() -> None:
+    generator = torch.Generator().manual_seed(0)
+    answers = ask(lambda h: h[:, -1:] + torch.arange(3), Random(), 40_000, 10, 5, generator=generator)
+    assert answers.lists.dtype == torch.int32
+    assert int(answers.lists.max()) > 32_767

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from gro.errors import ArtifactError
+from gro.data import Sequences
+from gro.errors import ArtifactError, ConfigError
 from gro.training import ANSWERS_FILE
+from gro_surrogates.distillation import next_item_gain
+from gro_surrogates.knowledge import held_histories
 from gro_surrogates.thief import Thief, ThiefSettings
 
 N_ITEMS, CALLS = 30, 120
@@ -49,6 +53,57 @@ def test_answers_of_another_theft_are_refused(tmp_path: Path, victim: str, seed:
     Thief(SETTINGS, folder=tmp_path, victim="a")(Counter(), N_ITEMS, CALLS, seed=0)
     with pytest.raises(ArtifactError, match=rf"{ANSWERS_FILE}: begun with other settings"):
         Thief(SETTINGS, folder=tmp_path, victim=victim)(Counter(), N_ITEMS, CALLS, seed=seed)
+
+
+def test_recorded_faults_are_kept(tmp_path: Path) -> None:
+    def short(histories: Tensor) -> Tensor:
+        lists = (histories[:, :1] + torch.arange(5)) % N_ITEMS + 1
+        return torch.where(histories[:, -1:] % 2 == 0, lists, lists * (torch.arange(5) < 3))
+
+    thief = Thief(SETTINGS, folder=tmp_path)
+    first, again = (thief(short, N_ITEMS, CALLS, seed=0).faults for _ in range(2))
+    assert 0 < first.short < CALLS
+    assert first == again
+
+
+def test_a_theft_survives_a_service_that_dies() -> None:
+    def dying(histories: Tensor) -> Tensor:
+        if histories.shape[1] > 2:
+            raise ConnectionError("refused")
+        return (histories[:, :1] + torch.arange(5)) % N_ITEMS + 1
+
+    theft = Thief(SETTINGS)(dying, N_ITEMS, CALLS, seed=0)
+    assert theft.calls == CALLS
+    assert theft.faults.failed == CALLS * 4 // 6
+
+
+def test_what_real_histories_teach_without_a_call() -> None:
+    assert Thief(SETTINGS).without_calls(N_ITEMS, seed=0) is None
+    assert Thief(SETTINGS, held=torch.tensor([[1, 2]])).without_calls(N_ITEMS, seed=0) is None
+    held = (torch.arange(24)[:, None] + torch.arange(6)) % N_ITEMS + 1
+    model = Thief(SETTINGS, held=held).without_calls(N_ITEMS, seed=0)
+    assert model is not None
+    assert next_item_gain(model, held) > 0.5
+
+
+def test_a_thief_without_data_cannot_replay() -> None:
+    settings = ThiefSettings(queries="replay", known=0.1, max_length=6)
+    with pytest.raises(ConfigError, match="replays real histories, and the thief was given none"):
+        Thief(settings).ask(Counter(), N_ITEMS, CALLS, seed=0)
+
+
+@pytest.mark.parametrize(("share", "users"), [(0.001, 1), (0.1, 3), (0.5, 15)])
+def test_held_histories_are_the_latest_of_some_users(share: float, users: int) -> None:
+    lengths = np.arange(1, 31)
+    items = np.concatenate([np.arange(1, n + 1) for n in lengths]).astype(np.int32)
+    tokens = np.array([str(n) for n in range(31)])
+    sequences = Sequences("toy", np.concatenate([[0], lengths.cumsum()]), items, tokens, tokens[1:])
+    held = held_histories(sequences, share, 6, seed=0)
+    assert torch.equal(held, held_histories(sequences, share, 6, seed=0))
+    sizes = [max(row) for row in held.tolist()]
+    assert len(set(sizes)) == len(sizes) == users
+    for row, n in zip(held.tolist(), sizes, strict=True):
+        assert [item for item in row if item] == list(range(max(1, n - 5), n + 1))
 
 
 def test_damaged_answers_are_refused(tmp_path: Path) -> None:
