@@ -30,7 +30,15 @@ def ranking_loss(
 
 
 def listwise_loss(scores: Tensor, columns: Tensor) -> Tensor:
-    """Plackett-Luce likelihood of a top-k list over the catalogue (ListMLE, Xia et al., ICML 2008), mean per rank.
+    """Negative log likelihood of top-k lists over the catalogue (ListMLE, Xia et al., ICML 2008), mean per rank.
+
+    Arguments as in :func:`plackett_luce`.
+    """
+    return plackett_luce(scores, columns).mean()
+
+
+def plackett_luce(scores: Tensor, columns: Tensor) -> Tensor:
+    """Negative log likelihood of every place of a list, given those above it: ``[..., k]``.
 
     Args:
         scores: scores of all items ``[..., n]``.
@@ -39,7 +47,7 @@ def listwise_loss(scores: Tensor, columns: Tensor) -> Tensor:
     listed = scores.gather(-1, columns)
     unlisted = scores.scatter(-1, columns, UNLIKELY).logsumexp(-1, keepdim=True)
     not_yet_drawn = listed.flip(-1).logcumsumexp(-1).flip(-1)
-    return (torch.logaddexp(unlisted, not_yet_drawn) - listed).mean()
+    return torch.logaddexp(unlisted, not_yet_drawn) - listed
 
 
 def sample_negatives(items: Tensor, n_items: int) -> Tensor:

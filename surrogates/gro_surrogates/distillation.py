@@ -28,8 +28,14 @@ def learn_epoch(
     batch_size: int,
     positions: int,
     clip: float,
+    held: Tensor | None = None,
+    repair: float = 0.0,
 ) -> Iterator[float]:
-    """Train on every history once, at up to ``positions`` of its prefixes; yields the fraction done."""
+    """Train on every history once, at up to ``positions`` of its prefixes; yields the fraction done.
+
+    Where the thief holds real histories ``held [H, L]``, every step adds ``repair`` times the model's own loss on a
+    batch of them, as few-shot thieves do (Zhang & Liu, arXiv 2411.11677).
+    """
     device = device_of(surrogate)
     order = torch.randperm(answers.n_sequences)
     for start in range(0, len(order), batch_size):
@@ -38,7 +44,10 @@ def learn_epoch(
         scores = surrogate.prefix_scores(batch.histories.to(device), ends.to(device)).flatten(0, 1)
         lists = batch.lists.gather(1, ends[..., None].expand(-1, -1, batch.lists.shape[2])).flatten(0, 1)
         optimizer.zero_grad()
-        loss(scores, lists.long().to(device)).backward()
+        total = loss(scores, lists.long().to(device))
+        if repair and held is not None:
+            total = total + repair * surrogate.loss(held[torch.randint(len(held), (batch_size,))].to(device))
+        total.backward()
         clip_grad_norm_(surrogate.parameters(), clip)
         optimizer.step()
         yield min(1.0, (start + batch_size) / len(order))

@@ -9,11 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gro.losses import listwise_loss, ranking_loss, sample_negatives
+from gro.losses import listwise_loss, plackett_luce, ranking_loss, sample_negatives
 from gro.models import PADDING
 
 DistillationLoss = Callable[[Tensor, Tensor], Tensor]
 """Mean loss of scores ``[N, n_items]`` against lists of item ids ``[N, k]``, right-padded, none of them empty."""
+
+
+TRIMMED = 0.2
+"""Share of the lists of a batch that the robust thief leaves out."""
 
 
 def by_length(loss: DistillationLoss) -> DistillationLoss:
@@ -45,6 +49,14 @@ def listwise(scores: Tensor, lists: Tensor) -> Tensor:
 
 
 @by_length
+def trimmed(scores: Tensor, lists: Tensor) -> Tensor:
+    """Plackett-Luce without the fifth of a batch's lists that fit worst: a defence may have poisoned those."""
+    per_list = plackett_luce(scores, lists - 1).mean(dim=1)
+    kept = max(1, round((1 - TRIMMED) * len(per_list)))
+    return per_list.topk(kept, largest=False).values.mean()
+
+
+@by_length
 def set_only(scores: Tensor, lists: Tensor) -> Tensor:
     """Cross entropy to the uniform distribution over the list, whose order a defence may have bent."""
     return -scores.log_softmax(dim=1).gather(1, lists - 1).mean()
@@ -69,6 +81,7 @@ def bpr(scores: Tensor, lists: Tensor) -> Tensor:
 LOSSES: dict[str, DistillationLoss] = {
     "listwise": listwise,
     "ranking": ranking,
+    "trimmed": trimmed,
     "set": set_only,
     "discounted": discounted,
     "bpr": bpr,

@@ -20,7 +20,11 @@ class ThiefSettings(ModelSettings):
     """Share of the users whose real training histories the thief holds; 0 is a data-free thief."""
     rank_exponent: Annotated[float, Field(ge=0)] = 1.0
     """How steeply the rank-biased thief's choice falls with the place in the list."""
-    loss: Literal["listwise", "ranking", "set", "discounted", "bpr"] = "listwise"
+    pretrain: bool = False
+    """Begin with the model that the real histories teach."""
+    repair: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the next-item loss on real histories that every step adds to that of the lists."""
+    loss: Literal["listwise", "ranking", "trimmed", "set", "discounted", "bpr"] = "listwise"
     """Plackett-Luce over the catalogue, the paper's pairwise hinge, or one of gro_surrogates.losses."""
     sequence_length: PositiveInt | None = None
     """Calls per history; unset is ``max_length``."""
@@ -43,7 +47,12 @@ class ThiefSettings(ModelSettings):
         return "data-limited" if self.known else "data-free"
 
     @model_validator(mode="after")
-    def _replays_what_it_holds(self) -> Self:
-        if self.queries.startswith("replay") and not self.known:
-            raise ValueError(f"queries = '{self.queries}' needs known above 0, the share of real histories to replay")
+    def _uses_what_it_holds(self) -> Self:
+        uses = {
+            f"queries = '{self.queries}'": self.queries.startswith("replay"),
+            "pretrain": self.pretrain,
+            "repair": self.repair > 0,
+        }
+        if not self.known and (wanting := [use for use, wanted in uses.items() if wanted]):
+            raise ValueError(f"{' and '.join(wanting)} needs known above 0, the share of real histories that it holds")
         return self

@@ -114,7 +114,8 @@ class Thief:
         settings = self.settings
         calls, faults = answers.calls, answers.faults
         answers = replace(answers, lists=answers.lists[..., : settings.truncate]).learnable()
-        surrogate = build(settings, n_items, seed=seed).to(self.device)
+        own = self.without_calls(n_items, seed) if settings.pretrain else None
+        surrogate = own or build(settings, n_items, seed=seed).to(self.device)
         optimizer = torch.optim.AdamW(
             surrogate.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
@@ -145,6 +146,8 @@ class Thief:
                 batch_size=settings.batch_size,
                 positions=settings.positions,
                 clip=settings.clip,
+                held=self._learnable(),
+                repair=settings.repair,
             ),
             validate,
         )
@@ -155,8 +158,8 @@ class Thief:
 
         The last item of each history chooses the checkpoint, the others are learnt.
         """
-        held = None if self.held is None else self.held[lengths(self.held) > MIN_HELD]
-        if held is None or not len(held):
+        held = self._learnable()
+        if held is None:
             return None
         settings = self.settings
         model = build(settings, n_items, seed=seed).to(self.device)
@@ -179,6 +182,10 @@ class Thief:
         )
         trainer.run(epoch, validate)
         return model
+
+    def _learnable(self) -> Tensor | None:
+        held = None if self.held is None else self.held[lengths(self.held) > MIN_HELD]
+        return None if held is None or not len(held) else held
 
     def _described(self, calls: int, seed: int) -> str:
         return f"{self.settings.model_dump_json()} {calls} calls, seed {seed}, {self.victim}"

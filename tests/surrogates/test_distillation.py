@@ -201,6 +201,32 @@ def test_real_histories_teach_their_order() -> None:
     assert next_item_gain(model.eval(), held) > before + 0.3
 
 
+def test_real_histories_repair_what_the_lists_teach() -> None:
+    held = (torch.arange(24)[:, None] + torch.arange(LENGTH)) % N_ITEMS + 1
+    answers = rob(make(seed=1, noise=0.3), 400)
+    gains = []
+    for repair in (0.0, 1.0):
+        surrogate = make()
+        optimizer = torch.optim.Adam(surrogate.parameters(), lr=1e-2)
+        torch.manual_seed(0)
+        for _ in range(12):
+            list(
+                learn_epoch(
+                    surrogate,
+                    optimizer,
+                    answers,
+                    listwise,
+                    batch_size=8,
+                    positions=6,
+                    clip=5.0,
+                    held=held,
+                    repair=repair,
+                )
+            )
+        gains.append(next_item_gain(surrogate.eval(), held))
+    assert gains[1] > gains[0] + 0.2
+
+
 def test_gain_is_that_of_the_last_item() -> None:
     class Fixed(Recorder):
         def prefix_scores(self, histories: Tensor, ends: Tensor) -> Tensor:

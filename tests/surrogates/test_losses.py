@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gro_surrogates.losses import LOSSES, DistillationLoss, bpr, by_length, discounted, set_only
+from gro_surrogates.losses import LOSSES, DistillationLoss, bpr, by_length, discounted, listwise, set_only, trimmed
 
 N_ITEMS = 12
 ALL = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
@@ -38,6 +38,14 @@ def test_discounts_are_those_of_dcg(seed: int) -> None:
         for w, item in zip(weights, row, strict=True)
     )
     torch.testing.assert_close(discounted(scores, lists), expected)
+
+
+@given(st.integers(0, 1000))
+def test_the_worst_fifth_is_left_out(seed: int) -> None:
+    scores, lists = draw(seed, n=10)
+    single = sorted(listwise(scores[[i]], lists[[i]]).item() for i in range(10))
+    assert trimmed(scores, lists).item() == pytest.approx(sum(single[:8]) / 8)
+    assert trimmed(scores[:1], lists[:1]).item() == pytest.approx(listwise(scores[:1], lists[:1]).item())
 
 
 def test_bpr_vanishes_for_a_faithful_copy() -> None:

@@ -86,6 +86,22 @@ def test_what_real_histories_teach_without_a_call() -> None:
     assert next_item_gain(model, held) > 0.5
 
 
+def test_a_pretrained_thief_begins_where_its_data_ends() -> None:
+    held = (torch.arange(24)[:, None] + torch.arange(6)) % N_ITEMS + 1
+
+    def gain(pretrain: bool) -> float:
+        settings = SETTINGS.model_copy(update={"known": 0.1, "pretrain": pretrain})
+        return next_item_gain(Thief(settings, held=held)(Counter(), N_ITEMS, CALLS, seed=0).surrogate, held)
+
+    assert gain(pretrain=True) > gain(pretrain=False) + 0.2
+
+
+@pytest.mark.parametrize("use", [{"pretrain": True}, {"repair": 0.5}, {"queries": "replay-fitted"}])
+def test_what_needs_data_is_refused_without(use: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="needs known above 0"):
+        ThiefSettings.make(use)
+
+
 def test_a_thief_without_data_cannot_replay() -> None:
     settings = ThiefSettings(queries="replay", known=0.1, max_length=6)
     with pytest.raises(ConfigError, match="replays real histories, and the thief was given none"):
