@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
@@ -54,17 +54,19 @@ class Answers:
             answers ``histories[s, : t + 1]`` and is all padding where nothing was asked or nothing came back.
         first: 0-based position ``[S]`` of the item after which the first call was made.
         faults: what was wrong with the answers.
+        price: calls that were made for one list.
     """
 
     histories: Tensor
     lists: Tensor
     first: Tensor
     faults: Faults = field(default_factory=Faults)
+    price: int = 1
 
     @property
     def calls(self) -> int:
         """Number of calls made, answered or not."""
-        return int((lengths(self.histories) - self.first).sum())
+        return self.price * int((lengths(self.histories) - self.first).sum())
 
     @property
     def answered(self) -> Tensor:
@@ -78,7 +80,7 @@ class Answers:
 
     def rows(self, index: Tensor) -> Answers:
         """The answers of some histories."""
-        return Answers(self.histories[index], self.lists[index], self.first[index], self.faults)
+        return replace(self, histories=self.histories[index], lists=self.lists[index], first=self.first[index])
 
     def learnable(self) -> Answers:
         """The histories that at least one list was received for."""
@@ -89,12 +91,14 @@ class Caller:
     """A target that never raises what the service raises: it keeps what can be learnt from and counts the rest.
 
     Attributes:
+        n_items: size of the catalogue.
         faults: what was wrong so far.
     """
 
     def __init__(self, target: Target, n_items: int) -> None:
         self.faults = Faults()
-        self._target, self._n_items = target, n_items
+        self.n_items = n_items
+        self._target = target
         self._failures = 0
 
     @property
@@ -104,7 +108,7 @@ class Caller:
 
     def __call__(self, histories: Tensor) -> Tensor:
         """Ask, and return lists ``[B, k]`` of distinct ids 1..n_items, right-padded; all padding where that failed."""
-        dtype = item_dtype(self._n_items)
+        dtype = item_dtype(self.n_items)
         try:
             ids = torch.as_tensor(self._target(histories)).cpu()
             if ids.ndim != 2 or len(ids) != len(histories) or ids.is_floating_point() or not ids.shape[1]:
@@ -115,7 +119,7 @@ class Caller:
             self.faults.error = self.faults.error or f"{type(error).__name__}: {' '.join(str(error).split())}"
             return torch.zeros(len(histories), 1, dtype=dtype)
         self._failures = 0
-        return _tidy(ids, self._n_items, self.faults).to(dtype)
+        return _tidy(ids, self.n_items, self.faults).to(dtype)
 
 
 def item_dtype(n_items: int) -> torch.dtype:
@@ -123,14 +127,19 @@ def item_dtype(n_items: int) -> torch.dtype:
     return torch.int16 if n_items <= torch.iinfo(torch.int16).max else torch.int32
 
 
-def join(groups: Sequence[Answers], faults: Faults) -> Answers:
+def join(groups: Sequence[Answers], faults: Faults, price: int = 1) -> Answers:
     """Put answers one below the other, padded to the longest history and list; counts the lists that fell short."""
     length = max(group.histories.shape[1] for group in groups)
     k = max(group.lists.shape[2] for group in groups)
     histories = torch.cat([F.pad(g.histories, (0, length - g.histories.shape[1])) for g in groups])
     lists = torch.cat([F.pad(g.lists, (0, k - g.lists.shape[2], 0, length - g.lists.shape[1])) for g in groups])
     faults.short += int(((lists[..., 0] != PADDING) & (lists[..., -1] == PADDING)).sum())
-    return Answers(histories, lists, torch.cat([g.first for g in groups]), faults)
+    return Answers(histories, lists, torch.cat([g.first for g in groups]), faults, price)
+
+
+def compact(lists: Tensor, dropped: Tensor) -> Tensor:
+    """Leave out what is ``dropped [B, k]`` of lists ``[B, k]`` and move the rest together, right-padded."""
+    return lists.masked_fill(dropped, PADDING).gather(1, dropped.long().argsort(dim=1, stable=True))
 
 
 def _tidy(ids: Tensor, n_items: int, faults: Faults) -> Tensor:
@@ -144,4 +153,4 @@ def _tidy(ids: Tensor, n_items: int, faults: Faults) -> Tensor:
     dropped = outside | repeated | (ids == PADDING)
     if not dropped.any():
         return ids
-    return ids.masked_fill(dropped, PADDING).gather(1, dropped.long().argsort(dim=1, stable=True))
+    return compact(ids, dropped)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from gro.errors import GroError
 from gro_surrogates.answers import Answers, Caller, Target, join
 from gro_surrogates.strategies import Strategy
+from gro_surrogates.tricks import Fused
 
 
 def ask(
@@ -24,9 +25,11 @@ def ask(
     length: int,
     *,
     generator: torch.Generator,
+    repeats: int = 1,
+    neighbours: int = 0,
     report: Callable[[float], None] = lambda fraction: None,
 ) -> Answers:
-    """Spend exactly ``calls`` on histories of ``length`` items (the last one may be shorter).
+    """Spend ``calls`` on histories of ``length`` items (the last one may be shorter).
 
     Histories of a batch grow together, each by one item a call, so that a service which remembers prefixes answers a
     whole history at about the price of one pass. What the service gets wrong is left out and counted; a call that fails
@@ -39,35 +42,41 @@ def ask(
         calls: budget.
         length: items of a finished history.
         generator: source of all choices.
+        repeats: calls with the same history whose lists are fused.
+        neighbours: further calls with the history less one item; what does not pay for a whole fused list is not spent.
         report: receives the fraction of the budget that is spent.
 
     Raises:
         GroError: the service answered nothing.
     """
     caller, groups, spent = Caller(target, n_items), [], 0
-    while spent < calls and not caller.gone:
-        left = calls - spent
+    fused = Fused(caller, repeats, neighbours, generator)
+    lists = calls // fused.price
+    while spent < lists and not caller.gone:
+        left = lists - spent
         begun = strategy.start(min(strategy.together, max(1, left // length)), n_items, generator)
         known = begun.shape[1]
         steps = max(1, min(length - known + 1, left))
-        groups.append(_grow(caller, strategy, n_items, begun, steps, generator))
+        groups.append(_grow(fused, strategy, n_items, begun, steps, generator))
         spent += groups[-1].calls
-        report(spent / calls)
-    answers = join(groups, caller.faults)
+        report(spent / lists)
+    answers = join(groups, caller.faults, fused.price)
     if not answers.answered.any():
-        raise GroError(f"the service answered none of {spent:,} calls; the first error was {answers.faults.error}")
+        raise GroError(
+            f"the service answered none of {answers.calls:,} calls; the first error was {answers.faults.error}"
+        )
     return answers
 
 
 def _grow(
-    caller: Caller, strategy: Strategy, n_items: int, begun: Tensor, steps: int, generator: torch.Generator
+    ask_once: Fused, strategy: Strategy, n_items: int, begun: Tensor, steps: int, generator: torch.Generator
 ) -> Answers:
     """Ask after histories ``[B, p]`` and each item they grow by: ``steps`` calls each, fewer if the service goes."""
-    histories, lists = begun, [caller(begun)]
-    while len(lists) < steps and not caller.gone:
+    histories, lists = begun, [ask_once(begun)]
+    while len(lists) < steps and not ask_once.caller.gone:
         following = strategy.pick(histories, lists[-1], n_items, generator)
         histories = torch.cat([histories, following[:, None]], dim=1)
-        lists.append(caller(histories))
+        lists.append(ask_once(histories))
     first = begun.shape[1] - 1
     k = max(answer.shape[1] for answer in lists)
     received = torch.stack([F.pad(answer, (0, k - answer.shape[1])) for answer in lists], dim=1)

@@ -20,6 +20,12 @@ class ThiefSettings(ModelSettings):
     """Share of the users whose real training histories the thief holds; 0 is a data-free thief."""
     rank_exponent: Annotated[float, Field(ge=0)] = 1.0
     """How steeply the rank-biased thief's choice falls with the place in the list."""
+    repeats: PositiveInt = 1
+    """Calls with the same history, whose lists are fused by Borda count."""
+    neighbours: Annotated[int, Field(ge=0)] = 0
+    """Calls with the history less one item, fused with those."""
+    decoys: PositiveFloat | None = None
+    """Leave out items that are exposed this many robust standard deviations above their prior; unset keeps all."""
     pretrain: bool = False
     """Begin with the model that the real histories teach."""
     repair: Annotated[float, Field(ge=0)] = 0.0
@@ -42,8 +48,10 @@ class ThiefSettings(ModelSettings):
     """Share of the recorded histories kept back to choose the checkpoint."""
 
     @property
-    def knowledge(self) -> Literal["data-free", "data-limited"]:
+    def knowledge(self) -> Literal["data-free", "data-limited", "adaptive"]:
         """The threat model."""
+        if self.repeats > 1 or self.neighbours or self.decoys:
+            return "adaptive"
         return "data-limited" if self.known else "data-free"
 
     @model_validator(mode="after")

@@ -20,6 +20,7 @@ from gro_surrogates.losses import LOSSES
 from gro_surrogates.queries import ask
 from gro_surrogates.settings import ThiefSettings
 from gro_surrogates.strategies import DATA_FREE, DATA_LIMITED, Strategy
+from gro_surrogates.tricks import without_decoys
 
 __all__ = ["Theft", "Thief", "ThiefSettings"]
 
@@ -79,7 +80,8 @@ class Thief:
         theft = self._described(calls, seed)
         if path.exists():
             metadata, tensors = read_state(path, theft)
-            return Answers(**tensors, faults=Faults(**json.loads(metadata["faults"])))
+            price = self.settings.repeats + self.settings.neighbours
+            return Answers(**tensors, faults=Faults(**json.loads(metadata["faults"])), price=price)
         answers = self.ask(target, n_items, calls, seed)
         tensors = {"histories": answers.histories, "lists": answers.lists, "first": answers.first}
         write_state(path, tensors, {"settings": theft, "faults": json.dumps(asdict(answers.faults))})
@@ -88,8 +90,9 @@ class Thief:
     def ask(self, target: Target, n_items: int, calls: int, seed: int) -> Answers:
         """Spend the budget and return what was recorded."""
         length = self.settings.sequence_length or self.settings.max_length
-        if calls <= length:
-            raise ConfigError(f"{calls} calls do not pay for two histories of {length} calls; give more than {length}")
+        each = length * (self.settings.repeats + self.settings.neighbours)
+        if calls <= each:
+            raise ConfigError(f"{calls} calls do not pay for two histories of {each} calls; give more than {each}")
         generator = torch.Generator().manual_seed(seed)
         return ask(
             target,
@@ -98,6 +101,8 @@ class Thief:
             calls,
             length,
             generator=generator,
+            repeats=self.settings.repeats,
+            neighbours=self.settings.neighbours,
             report=lambda f: self.progress.step(-1, f),
         )
 
@@ -113,6 +118,8 @@ class Thief:
         """Train a surrogate on recorded answers."""
         settings = self.settings
         calls, faults = answers.calls, answers.faults
+        if settings.decoys:
+            answers = without_decoys(answers, n_items, settings.decoys, self.held)
         answers = replace(answers, lists=answers.lists[..., : settings.truncate]).learnable()
         own = self.without_calls(n_items, seed) if settings.pretrain else None
         surrogate = own or build(settings, n_items, seed=seed).to(self.device)
