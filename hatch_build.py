@@ -15,6 +15,6 @@ class Cards(BuildHookInterface[Any]):
         """Add the cards to a wheel; an editable install reads them in the checkout."""
         if version == "editable":
             return
-        for kind in ("datasets", "surrogates", "experiments"):
+        for kind in ("datasets", "surrogates", "surrogates/suites", "experiments"):
             for card in sorted(Path(self.root, kind).glob("*.toml")):
                 build_data["force_include"][str(card)] = f"gro/_cards/{kind}/{card.name}"

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from gro import artifacts
@@ -36,25 +37,33 @@ from gro.metrics import ndcg, utility
 from gro.models import Popularity, Recommender, StateRecommender, build
 from gro.optimizer.plain import fit
 from gro.optimizer.protect import Protection
+from gro.optimizer.shadows import shadow_targets
 from gro.ranking import ranks
 from gro.serving import RankingService
 from gro.training import Progress, Quiet
 from gro_surrogates.cards import thief_settings
+from gro_surrogates.fusion import RankFusion
+from gro_surrogates.inversion import Shadows
 from gro_surrogates.knowledge import held_histories
-from gro_surrogates.thief import Thief
+from gro_surrogates.thief import Thief, clone_folder
 
 logger = logging.getLogger(__name__)
 
 MACHINE = {"out", "device", "data_path", "run", "from_"}
 """Settings that say where, not what: they do not tell one run from another."""
+PLACES = "places"
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a verb made: a folder and a report."""
+    """What a verb made: a folder and a report.
+
+    Of a theft also the place of each test user's next item in the ranking of the target, the copy and the floor.
+    """
 
     path: Path
     report: dict[str, Any]
+    places: dict[str, list[int]] = field(default_factory=dict)
 
     @property
     def model(self) -> StateRecommender:
@@ -158,40 +167,78 @@ def attack(progress: Progress | None = None, **settings: Any) -> Run:
     out = command.out or _theft_folder(command, overrides)
     described = {**_identity(command), **card.model_dump(mode="json"), "target": artifact.manifest.files}
     if finished := _finished_as(out, described):
-        return finished
+        return _theft(out, finished.report)
     sequences = _dataset(artifact, command.data_path)
     device = _device(command.device)
     service = RankingService(artifact.model.to(device), command.k or _exposed_k(artifact))
-    victim = f"{artifact.manifest.files} k {service.k}"
     length = card.sequence_length or card.max_length
-    held = held_histories(sequences.train, card.known, length, command.seed) if card.known else None
-    thief = Thief(card, device, out, progress or Quiet(), victim, held)
+    thief = Thief(
+        settings=card,
+        device=device,
+        folder=out,
+        progress=progress or Quiet(),
+        victim=f"{artifact.manifest.files} k {service.k}",
+        held=held_histories(sequences.train, card.known, length, command.seed) if card.known else None,
+        recordings=_thefts(command.run) / "answers",
+        shadows=_shadows(artifact, device),
+    )
     theft = thief(service, sequences.n_items, command.calls, command.seed)
     if theft.faults.any:
         logger.warning("%s: of %s answers: %s", command.run, f"{theft.calls:,}", theft.faults)
+    interactions = np.bincount(sequences.train.items, minlength=sequences.n_items + 1)[1:]
+    floors = _floors(thief, sequences, command.seed)
     report = {
         "dataset": sequences.name,
         "users": sequences.n_users,
         "model": artifact.manifest.model.model,
         "thief": Path(command.thief).stem,
         "knowledge": card.knowledge,
+        "known": card.known,
         "k": service.k,
         "calls": theft.calls,
         "faults": asdict(theft.faults),
+        "held_out_agreement@10": [log.best["held_out_agreement@10"] for log in theft.logs],
         "seed": command.seed,
-        **theft_report(artifact.model, theft.surrogate, _floors(thief, sequences, command.seed), sequences.test),
+        **theft_report(artifact.model, theft.surrogate, floors, sequences.test, interactions),
     }
-    artifacts.save(
-        out,
-        model=theft.surrogate,
-        settings=card,
-        item_tokens=artifact.item_tokens,
-        dataset=artifact.manifest.dataset.model_dump(),
-        seed=command.seed,
-        command=described,
-        metrics=report,
-    )
-    return Run(out, report)
+    for number, clone in reversed(list(enumerate(theft.clones))):
+        artifacts.save(
+            clone_folder(out, number),
+            model=clone,
+            settings=card.model_copy(update={"model": card.clones[number] if card.clones else card.model}),
+            item_tokens=artifact.item_tokens,
+            dataset=artifact.manifest.dataset.model_dump(),
+            seed=command.seed,
+            command=described,
+            metrics=report,
+        )
+    return _theft(out, report)
+
+
+def stolen_copy(theft: Path) -> StateRecommender | RankFusion:
+    """The copy that :func:`attack` left in a folder: a model, or the clones of an ensemble fused by rank.
+
+    Raises:
+        ArtifactError: a clone is missing or damaged.
+    """
+    first = artifacts.load(theft)
+    number = len(first.manifest.settings.get("clones") or ())  # type: ignore[arg-type]
+    others = [artifacts.load(clone_folder(theft, place)).model for place in range(1, number)]
+    return RankFusion([first.model, *others]) if others else first.model
+
+
+def _theft(out: Path, metrics: Mapping[str, Any]) -> Run:
+    return Run(out, {key: value for key, value in metrics.items() if key != PLACES}, dict(metrics[PLACES]))
+
+
+def _shadows(artifact: Artifact, device: torch.device) -> Shadows | None:
+    """How a thief who knows the target's defence rehearses it; ``None`` for a plain target."""
+    settings = artifact.manifest.settings
+    if "swap_weight" not in settings:
+        return None
+    known = ProtectionSettings.make({k: v for k, v in settings.items() if k in ProtectionSettings.model_fields})
+    n_items = artifact.model.n_items
+    return lambda histories, seed: shadow_targets(histories, n_items, known, seed, device)
 
 
 def _floors(thief: Thief, sequences: Sequences, seed: int) -> dict[str, Recommender]:
@@ -288,7 +335,11 @@ def _theft_folder(command: AttackCommand, overrides: Mapping[str, Any]) -> Path:
     unusual = {**overrides, **({"k": command.k} if command.k else {})}
     if unusual:
         name += "-" + hashlib.sha256(repr(sorted(unusual.items())).encode()).hexdigest()[:8]
-    return command.run.with_name(f"{command.run.name}.thefts") / name
+    return _thefts(command.run) / name
+
+
+def _thefts(run: Path) -> Path:
+    return run.with_name(f"{run.name}.thefts")
 
 
 def _device(name: str) -> torch.device:

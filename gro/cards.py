@@ -8,14 +8,14 @@ from typing import Any, Literal
 from gro.config import read_toml
 from gro.errors import ConfigError, nearest
 
-Kind = Literal["datasets", "surrogates", "experiments"]
+Kind = Literal["datasets", "surrogates", "surrogates/suites", "experiments"]
 
 
 def folder(kind: Kind) -> Path:
     """Return the folder of the cards of one kind: ``gro/_cards/<kind>`` if shipped, else the checkout's ``<kind>``."""
     package = Path(__file__).resolve().parent
-    shipped = package / "_cards" / kind
-    return shipped if shipped.is_dir() else package.parent / kind
+    shipped = package / "_cards"
+    return (shipped if shipped.is_dir() else package.parent) / kind
 
 
 def names(kind: Kind) -> list[str]:

@@ -6,6 +6,7 @@ on the command line and in Python.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ Probability = Annotated[float, Field(ge=0, lt=1)]
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 SettingsT = TypeVar("SettingsT", bound="Settings")
+_WORD = re.compile(r"'([^']+)'")
 
 
 class Settings(BaseModel):
@@ -47,7 +49,8 @@ def _explain(cls: type[BaseModel], problem: Mapping[str, Any]) -> str:
         return f"unknown key '{key}'.{nearest(key, cls.model_fields)}"
     if problem["type"] == "missing":
         return f"'{key}' is required"
-    return f"'{key}' is {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}"
+    hint = nearest(str(problem["input"]), _WORD.findall(problem["msg"])) if problem["type"] == "literal_error" else ""
+    return f"'{key}' is {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}{hint and '.' + hint}"
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -211,6 +214,31 @@ class AttackCommand(DeviceSettings):
     """Where the dataset is now; unset looks where it was."""
     out: Path | None = None
     """Folder of the theft; unset is RUN.thefts/CARD-CALLS-SEED, with a hash of what overrides the card."""
+
+
+class RedteamCommand(DeviceSettings):
+    """Settings of ``gro redteam``."""
+
+    run: Path
+    """Artifact of the target."""
+    suite: str = "standard"
+    """Card of the suite of thieves, by name or as a file."""
+    knowledge: Literal["data-free", "data-limited", "adaptive"] | None = None
+    """Play only thieves that know this or less; unset plays all."""
+    max_advantage: Annotated[float, Field(gt=0)] | None = None
+    """Exit with 1 where the worst thief's access advantage is above this."""
+    calls: PositiveInt | None = None
+    """Budget of each thief; unset takes the suite's."""
+    k: PositiveInt | None = None
+    """Exposed list length; unset takes the one that the target was made for."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the first run of each thief."""
+    seeds: PositiveInt = 1
+    """Runs of each thief, with seeds that follow each other."""
+    data_path: Path | None = None
+    """Where the dataset is now; unset looks where it was."""
+    out: Path | None = None
+    """Folder of the report; unset is RUN.redteam/SUITE."""
 
 
 class ReproduceCommand(DeviceSettings):

@@ -5,8 +5,12 @@ Lists are in order, best first.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
 UNLIKELY = -1e30
@@ -44,10 +48,31 @@ def plackett_luce(scores: Tensor, columns: Tensor) -> Tensor:
         scores: scores of all items ``[..., n]``.
         columns: columns of the list's items, best first ``[..., k]``.
     """
-    listed = scores.gather(-1, columns)
-    unlisted = scores.scatter(-1, columns, UNLIKELY).logsumexp(-1, keepdim=True)
+    listed, unlisted = _Parted.apply(scores, columns)
     not_yet_drawn = listed.flip(-1).logcumsumexp(-1).flip(-1)
     return torch.logaddexp(unlisted, not_yet_drawn) - listed
+
+
+class _Parted(Function):
+    """Scores of the listed items ``[..., k]`` and the logsumexp of all others ``[..., 1]``.
+
+    One exponential serves both directions: the gradient of the second is the softmax that the first pass has made.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, scores: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        others = scores.scatter(-1, columns, UNLIKELY)
+        highest = others.amax(-1, keepdim=True)
+        weights = others.sub_(highest).exp_()
+        total = weights.sum(-1, keepdim=True)
+        ctx.save_for_backward(columns, weights, total)
+        return scores.gather(-1, columns), highest + total.log()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_listed: Tensor, of_unlisted: Tensor) -> tuple[Tensor, None]:
+        columns, weights, total = ctx.saved_tensors
+        return (weights * (of_unlisted / total)).scatter_(-1, columns, of_listed), None
 
 
 def sample_negatives(items: Tensor, n_items: int) -> Tensor:

@@ -24,9 +24,8 @@ from torch.optim import Optimizer
 from gro.errors import ArtifactError
 
 STATE_FILE = "training.safetensors"
-ANSWERS_FILE = "answers.safetensors"
 RISE = 0.02
-"""Share of a run in which a linear schedule rises."""
+"""Share of a run in which a linear schedule rises, unless it is told otherwise."""
 
 
 class Progress(Protocol):
@@ -75,6 +74,7 @@ class Trainer:
         patience: epochs without a better score before the run stops; 0 never stops early.
         seed: seed of all randomness inside the epochs.
         schedule: of the learning rate over all the epochs; linear rises to the optimizer's own, then falls to 0.
+        rise: share of the run in which a linear schedule rises.
         folder: where the resumable state is kept; ``None`` keeps none.
         settings: settings the state belongs to; a state of other settings is refused.
         progress: receives steps and epochs as they end.
@@ -86,6 +86,7 @@ class Trainer:
     patience: int
     seed: int
     schedule: Literal["constant", "linear"] = "constant"
+    rise: float = RISE
     folder: Path | None = None
     settings: str = ""
     progress: Progress = field(default_factory=Quiet)
@@ -126,7 +127,7 @@ class Trainer:
         return log
 
     def _anneal(self, done: float) -> None:
-        share = 1.0 if self.schedule == "constant" else min(done / RISE, (1 - done) / (1 - RISE))
+        share = 1.0 if self.schedule == "constant" else min(done / self.rise, (1 - done) / (1 - self.rise))
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = optimizer.defaults["lr"] * share

@@ -39,10 +39,9 @@ from gro.artifacts.manifest import (
 from gro.config import ModelSettings
 from gro.errors import ArtifactError, ConfigError
 from gro.models import StateRecommender
-from gro.training import ANSWERS_FILE, STATE_FILE
+from gro.training import STATE_FILE
 
-STATES = (STATE_FILE, ANSWERS_FILE)
-TEMPORARY = tuple(f".{name}." for name in STATES)
+TEMPORARY = f".{STATE_FILE}."
 PACKAGES = ("gro", "torch", "numpy", "safetensors")
 _PATIENCE = (0.0, 0.001, 0.01, 0.1)
 """Seconds before each look at a folder that is away, as one is for a moment where two cannot be exchanged at once."""
@@ -129,10 +128,10 @@ def require_replaceable(folder: Path) -> None:
         return
     except OSError as error:
         raise ArtifactError(f"{folder}: cannot hold an artifact: {reason(error)}") from None
-    if strange := sorted(names - {*CONTENTS, MANIFEST, *STATES}):
+    if strange := sorted(names - {*CONTENTS, MANIFEST, STATE_FILE}):
         raise ArtifactError(f"{folder}: not replaced: it holds '{strange[0]}', which is no part of an artifact")
     try:
-        if names.difference(STATES):
+        if names - {STATE_FILE}:
             read_any_manifest(folder)
     except ArtifactError:
         raise ArtifactError(f"{folder}: not replaced: it is not an artifact of gro; choose another folder") from None

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gro.errors import GroError
 from gro.models import PADDING
 from gro.models.base import lengths
 
@@ -37,6 +38,11 @@ class Faults:
     def any(self) -> bool:
         """Whether anything was wrong."""
         return bool(self.failed or self.short or self.repeated or self.outside)
+
+    def __add__(self, more: Faults) -> Faults:
+        """Return the faults of two questionings; the error is the first one's."""
+        counts = {f.name: getattr(self, f.name) + getattr(more, f.name) for f in fields(self) if f.type == "int"}
+        return Faults(**counts, error=self.error or more.error)
 
     def __str__(self) -> str:
         """Say what was wrong in one line."""
@@ -95,8 +101,8 @@ class Caller:
         faults: what was wrong so far.
     """
 
-    def __init__(self, target: Target, n_items: int) -> None:
-        self.faults = Faults()
+    def __init__(self, target: Target, n_items: int, faults: Faults | None = None) -> None:
+        self.faults = Faults() if faults is None else faults
         self.n_items = n_items
         self._target = target
         self._failures = 0
@@ -120,6 +126,11 @@ class Caller:
             return torch.zeros(len(histories), 1, dtype=dtype)
         self._failures = 0
         return _tidy(ids, self.n_items, self.faults).to(dtype)
+
+
+def unanswered(calls: int, faults: Faults) -> GroError:
+    """Return the error of a service that answered nothing."""
+    return GroError(f"the service answered none of {calls:,} calls; the first error was {faults.error}")
 
 
 def item_dtype(n_items: int) -> torch.dtype:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -28,13 +29,11 @@ def learn_epoch(
     batch_size: int,
     positions: int,
     clip: float,
-    held: Tensor | None = None,
-    repair: float = 0.0,
+    beside: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[float]:
     """Train on every history once, at up to ``positions`` of its prefixes; yields the fraction done.
 
-    Where the thief holds real histories ``held [H, L]``, every step adds ``repair`` times the model's own loss on a
-    batch of them, as few-shot thieves do (Zhang & Liu, arXiv 2411.11677).
+    ``beside`` adds a loss of what else the thief knows, given the scores ``[N, n_items]`` of the step.
     """
     device = device_of(surrogate)
     order = torch.randperm(answers.n_sequences)
@@ -45,12 +44,46 @@ def learn_epoch(
         lists = batch.lists.gather(1, ends[..., None].expand(-1, -1, batch.lists.shape[2])).flatten(0, 1)
         optimizer.zero_grad()
         total = loss(scores, lists.long().to(device))
-        if repair and held is not None:
-            total = total + repair * surrogate.loss(held[torch.randint(len(held), (batch_size,))].to(device))
+        if beside is not None:
+            total = total + beside(scores)
         total.backward()
         clip_grad_norm_(surrogate.parameters(), clip)
         optimizer.step()
         yield min(1.0, (start + batch_size) / len(order))
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What real histories add to every step of a thief that holds some.
+
+    Attributes:
+        surrogate: what is trained.
+        held: real histories ``[H, L]``, right-padded.
+        batch_size: histories of a step.
+        repair: weight of the surrogate's own loss on a batch of them (Zhang & Liu, arXiv 2411.11677).
+        popularity: weight of the cross entropy of the scores to the items' shares in them.
+    """
+
+    surrogate: TrainableRecommender
+    held: Tensor
+    batch_size: int
+    repair: float
+    popularity: float
+
+    def __call__(self, scores: Tensor) -> Tensor:
+        """Loss of a step with scores ``[N, n_items]``."""
+        total = scores.new_zeros(())
+        if self.repair:
+            batch = self.held[torch.randint(len(self.held), (self.batch_size,))]
+            total = total + self.repair * self.surrogate.loss(batch.to(scores.device))
+        if self.popularity:
+            shares = self._shares(scores.shape[1]).to(scores.device)
+            total = total - self.popularity * (scores.log_softmax(dim=1) @ shares).mean()
+        return total
+
+    def _shares(self, n_items: int) -> Tensor:
+        counts = self.held.flatten().bincount(minlength=n_items + 1)[1:].float()
+        return counts / counts.sum()
 
 
 def learn_held_epoch(

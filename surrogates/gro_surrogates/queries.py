@@ -5,14 +5,13 @@ The target is a callable ``histories [B, T] -> lists [B, k]``; nothing else of i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gro.errors import GroError
-from gro_surrogates.answers import Answers, Caller, Target, join
+from gro_surrogates.answers import Answers, Caller, Target, join, unanswered
 from gro_surrogates.strategies import Strategy
 from gro_surrogates.tricks import Fused
 
@@ -49,23 +48,35 @@ def ask(
     Raises:
         GroError: the service answered nothing.
     """
-    caller, groups, spent = Caller(target, n_items), [], 0
+    caller = Caller(target, n_items)
     fused = Fused(caller, repeats, neighbours, generator)
-    lists = calls // fused.price
-    while spent < lists and not caller.gone:
+    groups = list(grow(fused, strategy, n_items, calls, length, generator, report))
+    answers = join(groups, caller.faults, fused.price)
+    if not answers.answered.any():
+        raise unanswered(answers.calls, answers.faults)
+    return answers
+
+
+def grow(
+    fused: Fused,
+    strategy: Strategy,
+    n_items: int,
+    calls: int,
+    length: int,
+    generator: torch.Generator,
+    report: Callable[[float], None],
+) -> Iterator[Answers]:
+    """Yield the answers to each batch of histories as it is finished; arguments as in :func:`ask`."""
+    lists, spent = calls // fused.price, 0
+    while spent < lists and not fused.caller.gone:
         left = lists - spent
         begun = strategy.start(min(strategy.together, max(1, left // length)), n_items, generator)
         known = begun.shape[1]
         steps = max(1, min(length - known + 1, left))
-        groups.append(_grow(fused, strategy, n_items, begun, steps, generator))
-        spent += groups[-1].calls
+        group = _grow(fused, strategy, n_items, begun, steps, generator)
+        yield group
+        spent += group.calls
         report(spent / lists)
-    answers = join(groups, caller.faults, fused.price)
-    if not answers.answered.any():
-        raise GroError(
-            f"the service answered none of {answers.calls:,} calls; the first error was {answers.faults.error}"
-        )
-    return answers
 
 
 def _grow(

@@ -6,11 +6,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from gro.config import ModelSettings, PositiveFloat, PositiveInt
+from gro.config import Architecture, ModelSettings, PositiveFloat, PositiveInt, Probability, Settings
 
 
-class ThiefSettings(ModelSettings):
-    """A thief's card: how it asks, what it trains and how."""
+class QuerySettings(Settings):
+    """How a thief asks: thieves of the same lines share what was answered."""
 
     queries: Literal[
         "autoregressive", "random", "rank-biased", "coverage", "agent", "mix", "replay", "replay-fitted"
@@ -24,24 +24,50 @@ class ThiefSettings(ModelSettings):
     """Calls with the same history, whose lists are fused by Borda count."""
     neighbours: Annotated[int, Field(ge=0)] = 0
     """Calls with the history less one item, fused with those."""
+    sequence_length: PositiveInt | None = None
+    """Calls per history; unset is ``max_length``."""
+
+    @property
+    def price(self) -> int:
+        """Calls for one list."""
+        return self.repeats + self.neighbours
+
+
+class ThiefSettings(QuerySettings, ModelSettings):
+    """A thief's card: how it asks, what it trains and how."""
+
+    stop_gain: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Buy in rounds, each as large as all before it, and stop after one that raised the agreement with lists held back
+    by less than this; 0 spends the budget at once."""
     decoys: PositiveFloat | None = None
     """Leave out items that are exposed this many robust standard deviations above their prior; unset keeps all."""
     pretrain: bool = False
     """Begin with the model that the real histories teach."""
+    popularity: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the cross entropy to the popularity in the real histories that every step adds."""
+    invert: bool = False
+    """Train shadow targets with and without the defence, learn from them to turn defended lists into clean ones, and
+    learn from the lists so cleaned; where the target has no defence the lists stay as they are."""
+    clones: tuple[Architecture, ...] = ()
+    """Architectures of several clones whose rankings are fused; unset trains one of ``model``."""
     repair: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the next-item loss on real histories that every step adds to that of the lists."""
     loss: Literal["listwise", "ranking", "trimmed", "set", "discounted", "bpr"] = "listwise"
     """Plackett-Luce over the catalogue, the paper's pairwise hinge, or one of gro_surrogates.losses."""
-    sequence_length: PositiveInt | None = None
-    """Calls per history; unset is ``max_length``."""
     truncate: PositiveInt | None = None
     """Learn from the first items of each list only; unset uses the whole exposed list."""
-    epochs: PositiveInt = 20
-    patience: PositiveInt = 3
-    batch_size: PositiveInt = 32
+    dropout: Probability = 0.1
+    """Of the clones; those that learn from real histories alone have the models' own default."""
+    epochs: PositiveInt = 10
+    patience: Annotated[int, Field(ge=0)] = 0
+    batch_size: PositiveInt = 16
     positions: PositiveInt = 50
     """Prefixes of each history that one step learns from."""
-    learning_rate: PositiveFloat = 2e-3
+    learning_rate: PositiveFloat = 5e-3
+    schedule: Literal["constant", "linear"] = "linear"
+    """What becomes of the learning rate: linear rises to it, then falls to 0 at the end of the last epoch."""
+    rise: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """Share of the training in which a linear schedule rises: lists bent by a defence make a fast start fail."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     clip: PositiveFloat = 5.0
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1
@@ -49,8 +75,9 @@ class ThiefSettings(ModelSettings):
 
     @property
     def knowledge(self) -> Literal["data-free", "data-limited", "adaptive"]:
-        """The threat model."""
-        if self.repeats > 1 or self.neighbours or self.decoys:
+        """The threat model: adaptive once it does anything that only pays against a defence."""
+        doubts_the_order = self.loss in {"set", "trimmed"} or self.truncate
+        if self.price > 1 or self.decoys or self.invert or self.clones or doubts_the_order:
             return "adaptive"
         return "data-limited" if self.known else "data-free"
 
@@ -60,6 +87,7 @@ class ThiefSettings(ModelSettings):
             f"queries = '{self.queries}'": self.queries.startswith("replay"),
             "pretrain": self.pretrain,
             "repair": self.repair > 0,
+            "popularity": self.popularity > 0,
         }
         if not self.known and (wanting := [use for use, wanted in uses.items() if wanted]):
             raise ValueError(f"{' and '.join(wanting)} needs known above 0, the share of real histories that it holds")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -68,24 +69,31 @@ def borda(lists: Tensor, n_items: int) -> Tensor:
     return fused.to(lists.dtype)
 
 
-def without_decoys(answers: Answers, n_items: int, limit: float, held: Tensor | None = None) -> Answers:
-    """Leave out of all lists the items that are exposed far above their prior.
+def find_decoys(recording: Iterable[Answers], n_items: int, limit: float, held: Tensor | None = None) -> Tensor:
+    """Tell the items that are exposed far above their prior: ``[n_items + 1]``, by id.
 
     The log of an item's exposures, less that of its interactions in the thief's real histories if it holds any, is
     compared to the median over the items: a decoy lies more than ``limit`` robust standard deviations above it.
 
     Args:
-        answers: recorded lists.
+        recording: recorded answers, part by part.
         n_items: size of the catalogue.
         limit: robust standard deviations above the median from which an item is a decoy.
         held: real histories ``[H, L]``, right-padded.
     """
-    exposed = answers.lists.flatten().long().bincount(minlength=n_items + 1)[1:]
+    exposed = torch.zeros(n_items, dtype=torch.int64)
+    for answers in recording:
+        exposed += answers.lists.flatten().long().bincount(minlength=n_items + 1)[1:]
     prior = torch.zeros(n_items) if held is None else held.flatten().bincount(minlength=n_items + 1)[1:]
     excess = (exposed + 1.0).log() - (prior + 1.0).log()
     spread = (excess - excess.median()).abs().median() * MAD_TO_SIGMA
-    decoy = torch.zeros(n_items + 1, dtype=torch.bool)
-    decoy[1:] = excess > excess.median() + limit * spread
+    decoys = torch.zeros(n_items + 1, dtype=torch.bool)
+    decoys[1:] = excess > excess.median() + limit * spread
+    return decoys
+
+
+def without_decoys(answers: Answers, decoys: Tensor) -> Answers:
+    """Leave items marked in ``decoys [n_items + 1]`` out of all lists."""
     lists = answers.lists.flatten(0, 1)
-    kept = [compact(part, decoy[part.long()]) for part in lists.split(4096)]
+    kept = [compact(part, decoys[part.long()]) for part in lists.split(4096)]
     return replace(answers, lists=torch.cat(kept).view(answers.lists.shape))

@@ -1,0 +1,148 @@
+"""What a thief keeps of its calls: answers in parts of bounded size, bought once and shared by all that ask alike."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from gro.errors import ArtifactError
+from gro.training import read_state, write_state
+from gro_surrogates.answers import Answers, Faults, join, unanswered
+
+logger = logging.getLogger(__name__)
+
+PART = 1_000_000
+"""Calls of a part; one part is in memory at a time, at ``2 k`` to ``4 k`` bytes a call."""
+
+
+@dataclass(eq=False)
+class Recording:
+    """Everything one questioning brought, part by part.
+
+    Attributes:
+        parts: answers in memory, or what reads them from the disk.
+        calls: calls that were made, answered or not.
+        faults: what was wrong with the answers.
+    """
+
+    parts: Sequence[Callable[[], Answers]]
+    calls: int
+    faults: Faults
+    _latest: tuple[int, Answers] | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, parts: Sequence[Answers], faults: Faults) -> Recording:
+        """Keep answers in memory."""
+        return cls([lambda part=part: part for part in parts], sum(p.calls for p in parts), faults)  # type: ignore[misc]
+
+    def __len__(self) -> int:
+        """Number of parts."""
+        return len(self.parts)
+
+    def __getitem__(self, index: int) -> Answers:
+        """Return a part; the latest one stays in memory."""
+        if self._latest is None or self._latest[0] != index:
+            self._latest = (index, self.parts[index]())
+        return self._latest[1]
+
+    def __iter__(self) -> Iterator[Answers]:
+        """Return the parts in turn."""
+        return (self[index] for index in range(len(self)))
+
+    def changed(self, change: Callable[[Answers], Answers]) -> Recording:
+        """Return a recording whose parts are changed whenever they are read."""
+        parts: list[Callable[[], Answers]] = [lambda read=read: change(read()) for read in self.parts]  # type: ignore[misc]
+        return Recording(parts, self.calls, self.faults)
+
+    def __add__(self, more: Recording) -> Recording:
+        """Put another questioning behind this one; what fits into a part becomes one."""
+        faults = self.faults + more.faults
+        if self.calls + more.calls <= PART:
+            parts = [*self, *more]
+            return Recording.of([join(parts, Faults(), parts[0].price)], faults)
+        return Recording([*self.parts, *more.parts], self.calls + more.calls, faults)
+
+
+def gather(groups: Iterable[Answers], faults: Faults, price: int) -> Iterator[Answers]:
+    """Join groups of answers as they come into parts of about :data:`PART` calls."""
+    waiting: list[Answers] = []
+    for group in groups:
+        waiting.append(group)
+        if sum(each.calls for each in waiting) * price >= PART:
+            yield join(waiting, faults, price)
+            waiting = []
+    if waiting:
+        yield join(waiting, faults, price)
+
+
+def record(
+    buy: Callable[[Faults], Iterator[Answers]], price: int, folder: Path | None = None, described: str = ""
+) -> Recording:
+    """Buy answers, or read those that were bought before.
+
+    Args:
+        buy: asks, noting what goes wrong in the faults that it is given; yields groups of answers.
+        price: calls for one list.
+        folder: where recordings are kept, each part written as it comes; ``None`` keeps them in memory.
+        described: what was asked of whom. Only answers to the very same questions are reused.
+
+    Raises:
+        GroError: the service answered nothing.
+        ArtifactError: what is kept is damaged, or cannot be written.
+    """
+    faults = Faults()
+    if folder is None:
+        parts = list(gather(buy(faults), faults, price))
+        recording = Recording.of(parts, faults)
+        if not any(bool(part.answered.any()) for part in parts):
+            raise unanswered(recording.calls, faults)
+        return recording
+    kept = folder / hashlib.sha256(described.encode()).hexdigest()[:16]
+    if kept.exists():
+        recording = _read(kept, described)
+        logger.info("%s: %s calls were bought before and are reused", kept, f"{recording.calls:,}")
+        return recording
+    partial = kept.with_name(f".{kept.name}.{os.getpid()}.partial")
+    try:
+        _write(partial, gather(buy(faults), faults, price), faults, described)
+        partial.rename(kept)
+    except OSError as error:
+        if kept.exists():
+            return _read(kept, described)
+        raise ArtifactError(f"{kept}: recorded answers cannot be kept: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    recording = _read(kept, described)
+    logger.info("%s: %s calls bought, for every thief that asks alike", kept, f"{recording.calls:,}")
+    return recording
+
+
+def _write(folder: Path, parts: Iterable[Answers], faults: Faults, described: str) -> None:
+    calls, answered = 0, False
+    for number, part in enumerate(parts):
+        tensors = {"histories": part.histories, "lists": part.lists, "first": part.first}
+        about = {"settings": described, "calls": str(part.calls), "price": str(part.price)}
+        write_state(folder / f"{number:06}.safetensors", tensors, {**about, "faults": json.dumps(asdict(faults))})
+        calls, answered = calls + part.calls, answered or bool(part.answered.any())
+    if not answered:
+        raise unanswered(calls, faults)
+
+
+def _read(folder: Path, described: str) -> Recording:
+    files = sorted(folder.glob("*.safetensors"))
+    about = [read_state(file, described)[0] for file in files]
+    if not about:
+        raise ArtifactError(f"{folder}: holds no recorded answers; delete it to buy them again")
+    faults = Faults(**json.loads(about[-1]["faults"]))
+    price = int(about[0]["price"])
+    parts: list[Callable[[], Answers]] = [
+        lambda file=file: Answers(**read_state(file, described)[1], price=price)  # type: ignore[misc]
+        for file in files
+    ]
+    return Recording(parts, sum(int(each["calls"]) for each in about), faults)
