@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gro.api import Run, attack, evaluate, protect, train
+    from gro.audit.redteam import redteam
     from gro.models import adapt
     from gro.optimizer.swap import swap_loss
 
-__all__ = ["Run", "adapt", "attack", "evaluate", "protect", "swap_loss", "train"]
+__all__ = ["Run", "adapt", "attack", "evaluate", "protect", "redteam", "swap_loss", "train"]
 
-_HOMES = {"adapt": "gro.models", "swap_loss": "gro.optimizer.swap"}
+_HOMES = {"adapt": "gro.models", "redteam": "gro.audit.redteam", "swap_loss": "gro.optimizer.swap"}
 
 
 def __getattr__(name: str) -> Any:

@@ -25,12 +25,13 @@ from gro.config import (
     ModelSettings,
     ProtectCommand,
     ProtectionSettings,
+    RedteamCommand,
     Settings,
     SettingsT,
     TrainCommand,
     TrainingSettings,
 )
-from gro.data import Sequences, dataset_card, load
+from gro.data import HeldOut, Sequences, dataset_card, load
 from gro.errors import ArtifactError, ConfigError
 from gro.evaluation import theft_report, utility_report
 from gro.metrics import ndcg, utility
@@ -225,6 +226,16 @@ def stolen_copy(theft: Path) -> StateRecommender | RankFusion:
     number = len(first.manifest.settings.get("clones") or ())  # type: ignore[arg-type]
     others = [artifacts.load(clone_folder(theft, place)).model for place in range(1, number)]
     return RankFusion([first.model, *others]) if others else first.model
+
+
+def robbed(command: AttackCommand | RedteamCommand) -> tuple[StateRecommender, HeldOut]:
+    """The target that a command is about, on its device, and the held-out items to measure it on.
+
+    Raises:
+        GroError: as :func:`evaluate`.
+    """
+    artifact = artifacts.load(command.run)
+    return artifact.model.to(_device(command.device)), _dataset(artifact, command.data_path).test
 
 
 def _theft(out: Path, metrics: Mapping[str, Any]) -> Run:

@@ -143,6 +143,39 @@ def advantage_interval(
     return _interval(drawn, confidence)
 
 
+def advantage_intervals(
+    surrogates: Sequence[FloatArray],
+    floors: Sequence[FloatArray],
+    target: FloatArray,
+    *,
+    seed: int = 0,
+    confidence: float = 0.95,
+    n_resamples: int = RESAMPLES,
+) -> tuple[list[Interval], Interval]:
+    """Intervals of several thieves' access advantages over one target, and of the largest of them.
+
+    The same users are redrawn for everybody, and the largest is chosen anew in every draw: its interval is that of the
+    worst case itself, not of the thief who happened to be worst. The maximum of noisy figures is biased upwards, that
+    is against the target.
+
+    Args:
+        surrogates: gains of each thief's copy ``[n]``.
+        floors: gains of each thief's floor ``[n]``.
+        target: gains of the target ``[n]``.
+        seed: source of the draws.
+        confidence: of each interval.
+        n_resamples: number of draws.
+
+    Raises:
+        GroError: as :func:`advantage_interval`.
+    """
+    best, *others = _resampled_means((target, *surrogates, *floors), seed, n_resamples)
+    stolen, base = np.array(others[: len(surrogates)]), np.array(others[len(surrogates) :])
+    drawn = np.full(stolen.shape, np.nan)
+    np.divide(stolen - base, best - base, out=drawn, where=best > base)
+    return [_interval(each, confidence) for each in drawn], _interval(drawn.max(axis=0), confidence)
+
+
 def _resampled_means(values: tuple[FloatArray, ...], seed: int, n_resamples: int) -> FloatArray:
     """Means ``[m, n_resamples]`` of ``m`` measures over the same redrawn users."""
     sizes = {len(each) for each in values}

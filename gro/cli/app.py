@@ -15,7 +15,15 @@ from cyclopts import App, CycloptsError
 
 from gro.cli.flags import function
 from gro.cli.settings import ConfigFile, DataPath, DemoCommand, Output, RecBoleFile, merge
-from gro.config import AttackCommand, EvaluateCommand, ProtectCommand, ReproduceCommand, Settings, TrainCommand
+from gro.config import (
+    AttackCommand,
+    EvaluateCommand,
+    ProtectCommand,
+    RedteamCommand,
+    ReproduceCommand,
+    Settings,
+    TrainCommand,
+)
 from gro.errors import ConfigError
 from gro_surrogates.settings import ThiefSettings
 
@@ -61,6 +69,13 @@ COMMANDS = {
         "gro.cli.verbs:attack",
         "Rob a run with a budget of calls.",
         (AttackCommand, ThiefSettings),
+        (ConfigFile,),
+        "run",
+    ),
+    "redteam": Command(
+        "gro.cli.redteam:redteam",
+        "Play a suite of thieves against a run; exit with 1 where the worst is above --max-advantage.",
+        (RedteamCommand,),
         (ConfigFile,),
         "run",
     ),

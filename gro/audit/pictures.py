@@ -1,0 +1,105 @@
+"""Pictures of a report, as SVG."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gro.errors import MissingExtraError
+from gro.evaluation import POPULARITY
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLOURS = {"data-free": "C0", "data-limited": "C1", "adaptive": "C3"}
+
+
+def advantages(report: Mapping[str, Any]) -> str:
+    """Access advantage of every thief with its interval, the worst on top."""
+    rows = [row for row in report["thieves"] if row["access_advantage"] is not None][::-1]
+    drawn = figure(7.0, 1.2 + 0.26 * len(rows))
+    axes = drawn.subplots()
+    for place, row in enumerate(rows):
+        value = row["access_advantage"]
+        low, high = row["interval"] or (value, value)
+        error = [[max(0, value - low)], [max(0, high - value)]]
+        axes.errorbar(value, place, xerr=error, fmt="o", color=COLOURS[row["knowledge"]], capsize=2, markersize=4)
+    axes.set_yticks(range(len(rows)), [row["thief"] for row in rows])
+    axes.axvline(1, color="0.6", linewidth=1)
+    axes.axvline(0, color="0.6", linewidth=1, linestyle="--")
+    if report["max_advantage"] is not None:
+        axes.axvline(report["max_advantage"], color="C3", linewidth=1)
+    axes.set_xlabel("access advantage: 1 is a perfect copy, 0 what the thief had without a call")
+    handles = [axes.plot([], [], "o", color=colour, label=name)[0] for name, colour in COLOURS.items()]
+    axes.legend(handles=handles, loc="lower right", fontsize="small")
+    return svg(drawn)
+
+
+def curve(report: Mapping[str, Any]) -> str:
+    """The theft curve: quality of the worst thief's copy against the calls it cost."""
+    points = report["curve"]
+    drawn = figure(5.5, 3.4)
+    axes = drawn.subplots()
+    calls = [point["calls"] for point in points]
+    axes.plot(calls, [100 * point["surrogate"]["ndcg@10"] for point in points], "o-", color="C3", label="copy")
+    axes.axhline(100 * report["target"]["ndcg@10"], color="0.3", linewidth=1, label="target")
+    floor = next(row["floor"]["ndcg@10"] for row in report["thieves"] if row["thief"] == points[0]["thief"])
+    axes.axhline(100 * floor, color="0.6", linewidth=1, linestyle="--", label="floor: no calls")
+    axes.set_xscale("log")
+    axes.set_xlabel("calls")
+    axes.set_ylabel("NDCG@10 %")
+    axes.set_title(points[0]["thief"], fontsize="medium")
+    axes.legend(fontsize="small")
+    return svg(drawn)
+
+
+def popularity(report: Mapping[str, Any]) -> str:
+    """What part of the target's lists each thief's copy has, by the popularity of the items."""
+    rows = report["thieves"][::-1]
+    cells = [[_number(row["shared_by_popularity"][name]) for name in POPULARITY] for row in rows]
+    return heat_map(cells, [row["thief"] for row in rows], list(POPULARITY), "part of the target's ten best, %")
+
+
+def heat_map(cells: list[list[float]], rows: list[str], columns: list[str], title: str) -> str:
+    """Fractions ``[rows][columns]`` as colours with their percent, 0 at one end and 1 at the other."""
+    drawn = figure(3.6 + 0.8 * len(columns), 1.2 + 0.26 * len(rows))
+    axes = drawn.subplots()
+    axes.imshow(np.array(cells, dtype=float), vmin=0, vmax=1, cmap="YlOrRd", aspect="auto")
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(rows)), rows)
+    for y, line in enumerate(cells):
+        for x, value in enumerate(line):
+            if np.isfinite(value):
+                dark = "white" if value > 0.6 else "black"
+                axes.text(x, y, f"{100 * value:.0f}", ha="center", va="center", color=dark, fontsize="small")
+    axes.set_title(title, fontsize="medium")
+    return svg(drawn)
+
+
+def figure(width: float, height: float) -> Figure:
+    """Return a figure that is the same file whenever it is drawn.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib as mpl  # noqa: PLC0415 - an extra
+        from matplotlib.figure import Figure as Drawn  # noqa: PLC0415
+    except ImportError:
+        raise MissingExtraError("plots need matplotlib: pip install gro[plot]") from None
+    mpl.rcParams["svg.hashsalt"] = "gro"
+    return Drawn(figsize=(width, height), layout="constrained")
+
+
+def svg(drawn: Figure) -> str:
+    """Return a figure as the text of an SVG file."""
+    text = io.StringIO()
+    drawn.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    return text.getvalue()
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value
