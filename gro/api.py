@@ -203,10 +203,11 @@ def attack(progress: Progress | None = None, **settings: Any) -> Run:
         **theft_report(artifact.model, theft.surrogate, floors, sequences.test, interactions),
     }
     for number, clone in reversed(list(enumerate(theft.clones))):
+        architecture = card.clones[number] if card.clones else card.model
         artifacts.save(
             clone_folder(out, number),
             model=clone,
-            settings=card.model_copy(update={"model": card.clones[number] if card.clones else card.model}),
+            settings=card.model_copy(update={"model": architecture, "max_length": clone.max_length}),
             item_tokens=artifact.item_tokens,
             dataset=artifact.manifest.dataset.model_dump(),
             seed=command.seed,

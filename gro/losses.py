@@ -48,7 +48,9 @@ def plackett_luce(scores: Tensor, columns: Tensor) -> Tensor:
         scores: scores of all items ``[..., n]``.
         columns: columns of the list's items, best first ``[..., k]``.
     """
-    listed, unlisted = _Parted.apply(scores, columns)
+    listed: Tensor
+    unlisted: Tensor
+    listed, unlisted = _Parted.apply(scores, columns)  # type: ignore[no-untyped-call]
     not_yet_drawn = listed.flip(-1).logcumsumexp(-1).flip(-1)
     return torch.logaddexp(unlisted, not_yet_drawn) - listed
 

@@ -32,7 +32,7 @@ class Played:
 
     def gains(self, who: str) -> FloatArray:
         """NDCG@10 of each test user, mean over the thefts: ``[n_users]``."""
-        return np.mean([ndcg(np.array(run.places[who]), 10) for run in self.runs], axis=0)
+        return np.asarray(np.mean([ndcg(np.array(run.places[who]), 10) for run in self.runs], axis=0))
 
     def mean(self, *keys: str) -> float:
         """Mean of one figure of the thefts' reports."""

@@ -27,8 +27,8 @@ def redteam(settings: Mapping[str, Any], output: Output) -> int:
         f"{about}; suite {report['suite']}, {report['n_thieves']} thieves",
         f"target's NDCG@10: {percent(report['target']['ndcg@10'])} %",
         f"worst case: {worst['thief']}, access advantage {advantage} %",
-        f"interval of the worst of them all: {percent(worst['access_advantage'], worst['interval_of_the_worst_case'])} %",
-        *([f"the bar is {percent(bar)} %: {'passed' if report['passed'] else 'missed'}"] if bar is not None else []),
+        f"the worst of all redrawn: {percent(worst['access_advantage'], worst['interval_of_the_worst_case'])} %",
+        *([] if bar is None else [f"the bar is {percent(bar)} %: {'passed' if report['passed'] else 'missed'}"]),
         f"read {run.path / 'report.html'}",
     ]
     show(output, report, "\n".join(lines), COLUMNS, [_row(row) for row in report["thieves"]])

@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 from gro.errors import ArtifactError
@@ -39,7 +40,7 @@ class Recording:
     @classmethod
     def of(cls, parts: Sequence[Answers], faults: Faults) -> Recording:
         """Keep answers in memory."""
-        return cls([lambda part=part: part for part in parts], sum(p.calls for p in parts), faults)  # type: ignore[misc]
+        return cls([partial(_same, part) for part in parts], sum(part.calls for part in parts), faults)
 
     def __len__(self) -> int:
         """Number of parts."""
@@ -57,8 +58,11 @@ class Recording:
 
     def changed(self, change: Callable[[Answers], Answers]) -> Recording:
         """Return a recording whose parts are changed whenever they are read."""
-        parts: list[Callable[[], Answers]] = [lambda read=read: change(read()) for read in self.parts]  # type: ignore[misc]
-        return Recording(parts, self.calls, self.faults)
+
+        def read(place: int) -> Answers:
+            return change(self.parts[place]())
+
+        return Recording([partial(read, place) for place in range(len(self))], self.calls, self.faults)
 
     def __add__(self, more: Recording) -> Recording:
         """Put another questioning behind this one; what fits into a part becomes one."""
@@ -67,6 +71,10 @@ class Recording:
             parts = [*self, *more]
             return Recording.of([join(parts, Faults(), parts[0].price)], faults)
         return Recording([*self.parts, *more.parts], self.calls + more.calls, faults)
+
+
+def _same(part: Answers) -> Answers:
+    return part
 
 
 def gather(groups: Iterable[Answers], faults: Faults, price: int) -> Iterator[Answers]:
@@ -108,16 +116,16 @@ def record(
         recording = _read(kept, described)
         logger.info("%s: %s calls were bought before and are reused", kept, f"{recording.calls:,}")
         return recording
-    partial = kept.with_name(f".{kept.name}.{os.getpid()}.partial")
+    unfinished = kept.with_name(f".{kept.name}.{os.getpid()}.partial")
     try:
-        _write(partial, gather(buy(faults), faults, price), faults, described)
-        partial.rename(kept)
+        _write(unfinished, gather(buy(faults), faults, price), faults, described)
+        unfinished.rename(kept)
     except OSError as error:
         if kept.exists():
             return _read(kept, described)
         raise ArtifactError(f"{kept}: recorded answers cannot be kept: {error.strerror or error}") from None
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
     recording = _read(kept, described)
     logger.info("%s: %s calls bought, for every thief that asks alike", kept, f"{recording.calls:,}")
     return recording
@@ -141,8 +149,10 @@ def _read(folder: Path, described: str) -> Recording:
         raise ArtifactError(f"{folder}: holds no recorded answers; delete it to buy them again")
     faults = Faults(**json.loads(about[-1]["faults"]))
     price = int(about[0]["price"])
-    parts: list[Callable[[], Answers]] = [
-        lambda file=file: Answers(**read_state(file, described)[1], price=price)  # type: ignore[misc]
-        for file in files
-    ]
+
+    def read(file: Path) -> Answers:
+        tensors = read_state(file, described)[1]
+        return Answers(tensors["histories"], tensors["lists"], tensors["first"], price=price)
+
+    parts = [partial(read, file) for file in files]
     return Recording(parts, sum(int(each["calls"]) for each in about), faults)

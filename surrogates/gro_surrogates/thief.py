@@ -14,7 +14,7 @@ from torch import Tensor
 from gro.config import Architecture
 from gro.errors import ConfigError
 from gro.models import PADDING, StateRecommender, build
-from gro.models.base import lengths
+from gro.models.base import lengths, most_recent
 from gro.training import Log, Progress, Quiet, Trainer
 from gro_surrogates.answers import Answers, Caller, Faults, Target
 from gro_surrogates.distillation import Beside, held_out_agreement, learn_epoch, learn_held_epoch, next_item_gain
@@ -174,9 +174,10 @@ class Thief:
     def _clone(
         self, model: Architecture, number: int, lessons: Recording, n_items: int, seed: int
     ) -> tuple[StateRecommender, Log]:
-        settings = self.settings.model_copy(update={"model": model})
-        own = self._own(model, n_items, seed + number) if settings.pretrain else None
         first = lessons[0]
+        read = min(self.settings.max_length, first.histories.shape[1])
+        settings = self.settings.model_copy(update={"model": model, "max_length": read})
+        own = self._own(settings, n_items, seed + number) if settings.pretrain else None
         shuffled = torch.randperm(first.n_sequences, generator=torch.Generator().manual_seed(seed))
         n_held_out = max(1, round(settings.held_out * first.n_sequences))
         held_out, kept = first.rows(shuffled[:n_held_out]), first.rows(shuffled[n_held_out:])
@@ -212,17 +213,27 @@ class Thief:
     def _epoch(
         self, surrogate: StateRecommender, optimizer: torch.optim.Optimizer, lessons: Recording, kept: Answers
     ) -> Iterator[float]:
-        """Train on every part of the lessons once, of the first only on what is ``kept`` of it."""
+        """Train on every part of the lessons once, of the first only on what is ``kept`` of it.
+
+        A step takes as many lists from short histories as from long ones.
+        """
         settings, held, beside = self.settings, self._learnable(), None
+        batch_size = settings.batch_size * max(1, settings.max_length // kept.histories.shape[1])
         if held is not None and (settings.repair or settings.popularity):
-            beside = Beside(surrogate, held, settings.batch_size, settings.repair, settings.popularity)
+            beside = Beside(
+                surrogate,
+                most_recent(held, surrogate.max_length),
+                settings.batch_size,
+                settings.repair,
+                settings.popularity,
+            )
         for place in range(len(lessons)):
             for fraction in learn_epoch(
                 surrogate,
                 optimizer,
                 lessons[place] if place else kept,
                 LOSSES[settings.loss],
-                batch_size=settings.batch_size,
+                batch_size=batch_size,
                 positions=settings.positions,
                 clip=settings.clip,
                 beside=beside,
@@ -232,18 +243,20 @@ class Thief:
     def without_calls(self, n_items: int, seed: int) -> StateRecommender | RankFusion | None:
         """Train the thief's clones on the real histories alone: what it has without a call; ``None`` without any."""
         models = self.settings.clones or (self.settings.model,)
-        own = [self._own(model, n_items, seed + number) for number, model in enumerate(models)]
+        settings = [self.settings.model_copy(update={"model": model}) for model in models]
+        own = [self._own(each, n_items, seed + number) for number, each in enumerate(settings)]
         clones = [model for model in own if model is not None]
         if not clones:
             return None
         return clones[0] if len(clones) == 1 else RankFusion(clones)
 
-    def _own(self, model: Architecture, n_items: int, seed: int) -> StateRecommender | None:
+    def _own(self, settings: ThiefSettings, n_items: int, seed: int) -> StateRecommender | None:
         """Train on real histories: the last item of each chooses the checkpoint, the others are learnt."""
         held = self._learnable()
         if held is None:
             return None
-        settings = self.settings.model_copy(update={"model": model, "dropout": HELD_DROPOUT})
+        held = most_recent(held, settings.max_length)
+        settings = settings.model_copy(update={"dropout": HELD_DROPOUT})
         surrogate = build(settings, n_items, seed=seed).to(self.device)
         optimizer = torch.optim.AdamW(surrogate.parameters(), lr=HELD_LEARNING_RATE, weight_decay=settings.weight_decay)
         learnt = held.scatter(1, lengths(held)[:, None] - 1, PADDING)
