@@ -32,6 +32,7 @@ from gro.config import (
     TrainingSettings,
 )
 from gro.data import HeldOut, Sequences, dataset_card, load
+from gro.defenses.order import Reordered
 from gro.errors import ArtifactError, ConfigError
 from gro.evaluation import theft_report, utility_report
 from gro.metrics import ndcg, utility
@@ -171,14 +172,18 @@ def attack(progress: Progress | None = None, **settings: Any) -> Run:
         return _theft(out, finished.report)
     sequences = _dataset(artifact, command.data_path)
     device = _device(command.device)
-    service = RankingService(artifact.model.to(device), command.k or _exposed_k(artifact))
+    k = command.k or _exposed_k(artifact)
+    target: Recommender = artifact.model.to(device)
+    if command.serving is not None:
+        target = Reordered(target, k, command.serving, command.seed)
+    service = RankingService(target, k)
     length = card.sequence_length or card.max_length
     thief = Thief(
         settings=card,
         device=device,
         folder=out,
         progress=progress or Quiet(),
-        victim=f"{artifact.manifest.files} k {service.k}",
+        victim=f"{artifact.manifest.files} k {service.k}{(command.serving and f' {command.serving}') or ''}",
         held=held_histories(sequences.train, card.known, length, command.seed) if card.known else None,
         recordings=_thefts(command.run) / "answers",
         shadows=_shadows(artifact, device),
@@ -200,7 +205,7 @@ def attack(progress: Progress | None = None, **settings: Any) -> Run:
         "faults": asdict(theft.faults),
         "held_out_agreement@10": [log.best["held_out_agreement@10"] for log in theft.logs],
         "seed": command.seed,
-        **theft_report(artifact.model, theft.surrogate, floors, sequences.test, interactions),
+        **theft_report(target, theft.surrogate, floors, sequences.test, interactions),
     }
     for number, clone in reversed(list(enumerate(theft.clones))):
         architecture = card.clones[number] if card.clones else card.model
@@ -344,7 +349,7 @@ def _exposed_k(artifact: Artifact) -> int:
 
 def _theft_folder(command: AttackCommand, overrides: Mapping[str, Any]) -> Path:
     name = f"{Path(command.thief).stem}-{command.calls}-{command.seed}"
-    unusual = {**overrides, **({"k": command.k} if command.k else {})}
+    unusual = {**overrides, **{name: value for name in ("k", "serving") if (value := getattr(command, name))}}
     if unusual:
         name += "-" + hashlib.sha256(repr(sorted(unusual.items())).encode()).hexdigest()[:8]
     return _thefts(command.run) / name

@@ -209,6 +209,8 @@ class AttackCommand(DeviceSettings):
     """Budget: histories sent, one list each."""
     k: PositiveInt | None = None
     """Exposed list length; unset takes the one that the target was made for."""
+    serving: Literal["random", "reverse"] | None = None
+    """Serve the lists shuffled or reversed, the baselines of the GRO paper; unset serves them as they are."""
     seed: Annotated[int, Field(ge=0)] = 0
     data_path: Path | None = None
     """Where the dataset is now; unset looks where it was."""

@@ -13,7 +13,7 @@ from gro.cli.doctor import diagnose
 from gro.cli.output import percent, show
 from gro.cli.settings import Output
 from gro.config import ReproduceCommand
-from gro.experiments import plot, tradeoff
+from gro.experiments import card, plot, run, table
 
 
 def doctor(settings: Mapping[str, Any], output: Output) -> int:
@@ -37,22 +37,23 @@ def bench(settings: Mapping[str, Any], output: Output) -> int:
 
 
 def reproduce(settings: Mapping[str, Any], output: Output) -> int:
-    """Run an experiment's card and draw its plot."""
+    """Run an experiment's card, write its table and draw its pictures."""
     command = ReproduceCommand.make(settings)
-    name, _ = tradeoff.read(command.card)
-    results = command.results / f"{name}.json"
+    experiment = card.read(command.card)
+    results = command.results / f"{experiment.name}.json"
     if not command.plot_only:
         where = {"data_path": command.data_path, "device": command.device}
-        results = tradeoff.run(command.card, command.runs, command.results, report=partial(_row, output), **where)
-    picture = plot.tradeoff(results)
-    report = {"results": str(results), "plot": str(picture)}
-    return show(output, report, "written", ("", ""), list(report.items()))
+        run.run(experiment, command.runs, command.results, report=partial(_row, output), **where)
+    written = [results, table.write(results), *plot.draw(results)]
+    report = {"results": str(results), "table": str(written[1]), "plots": [str(path) for path in written[2:]]}
+    return show(output, report, "written", ("",), [(str(path),) for path in written])
 
 
 def _row(output: Output, row: Mapping[str, Any]) -> None:
     if not output.quiet:
-        figures = f"target {percent(row['target_ndcg@10'])} %, copy {percent(row['surrogate_ndcg@10'])} %"
-        sys.stderr.write(f"{row['target']}, seed {row['seed']}, {row['thief']}: NDCG@10 of {figures}\n")
+        where = f"{row['dataset']}, {row['model']}, {row['target']}, seed {row['seed']}, {row['thief']}"
+        figures = f"{percent(row['target']['ndcg@10'])} %, copy {percent(row['surrogate']['ndcg@10'])} %"
+        sys.stderr.write(f"{where}: NDCG@10 of target {figures}, advantage {percent(row['access_advantage'])} %\n")
         sys.stderr.flush()
 
 

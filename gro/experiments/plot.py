@@ -1,52 +1,82 @@
-"""Plots of committed results."""
+"""Pictures of committed results."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
+import numpy as np
 
-from gro.errors import DataError, MissingExtraError
+from gro.audit.pictures import figure, heat_map, svg
+from gro.experiments.run import load
 
 
-def tradeoff(results: Path) -> Path:
-    """Draw ``NAME.json`` as ``NAME.svg`` beside it: NDCG@10 of each target against that of each thief's copy.
-
-    Every seed is a small point, the mean a large one. On the diagonal a copy is as good as its target.
+def draw(results: Path) -> list[Path]:
+    """Draw ``NAME.json`` beside it: ``NAME-frontier.svg`` and ``NAME-advantage.svg``.
 
     Raises:
         DataError: the file is missing or is not the result of an experiment.
         MissingExtraError: matplotlib is not installed.
     """
-    try:
-        import matplotlib as mpl  # noqa: PLC0415 - an extra
-        from matplotlib.figure import Figure  # noqa: PLC0415
-    except ImportError:
-        raise MissingExtraError("plots need matplotlib: pip install gro[plot]") from None
-    try:
-        rows = pd.DataFrame(json.loads(results.read_text(encoding="utf-8"))["rows"])
-        rows = rows[["target", "seed", "thief", "target_ndcg@10", "surrogate_ndcg@10", "floor_ndcg@10"]]
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{results}: not the result of an experiment: {error}") from None
-    mpl.rcParams["svg.hashsalt"] = "gro"
-    figure = Figure(figsize=(7.0, 4.2), layout="constrained")
-    axes = figure.subplots()
-    markers = dict(zip(sorted(rows["thief"].unique()), "os^Dv", strict=False))
-    for index, (target, of_target) in enumerate(rows.groupby("target", sort=False)):
-        for thief, cell in of_target.groupby("thief"):
-            points = cell["target_ndcg@10"], cell["surrogate_ndcg@10"]
-            axes.scatter(points[0], points[1], s=14, color=f"C{index}", marker=markers[thief], alpha=0.4)
-            means = [series.mean() for series in points]
-            axes.scatter(
-                means[0], means[1], s=90, color=f"C{index}", marker=markers[thief], label=f"{target}, thief: {thief}"
-            )
-    floor = rows["floor_ndcg@10"].mean()
-    ends = [min(floor, rows["surrogate_ndcg@10"].min()), rows["target_ndcg@10"].max()]
+    content = load(results)
+    drawn = {"frontier": frontier(content), "advantage": advantages(content)}
+    pictures = []
+    for name, picture in drawn.items():
+        pictures.append(results.with_name(f"{results.stem}-{name}.svg"))
+        pictures[-1].write_text(picture, encoding="utf-8")
+    return pictures
+
+
+def frontier(content: Mapping[str, Any]) -> str:
+    """Utility that a target has against what its worst thief's copy has: a small point a seed, a large one the mean.
+
+    Targets of unequal utility can only be compared along such a frontier. On the diagonal a copy is as good as its
+    target.
+    """
+    summary = content["summary"]
+    drawn = figure(7.4, 4.2)
+    axes = drawn.subplots()
+    for number, entry in enumerate(summary):
+        points = _worst_points(content["rows"], entry)
+        name = entry["target"] if _one_setting(summary) else f"{_setting(entry)}, {entry['target']}"
+        colour = f"C{number % 10}"
+        utility, stolen = (np.array(axis) for axis in zip(*points, strict=True))
+        axes.scatter(utility, stolen, s=14, color=colour, alpha=0.4)
+        axes.scatter(utility.mean(), stolen.mean(), s=90, color=colour, marker="osD^v"[number // 10 % 5], label=name)
+    ends = [0.0, 100 * max(row["target"]["ndcg@10"] for row in content["rows"])]
     axes.plot(ends, ends, color="0.6", linewidth=1, label="copy as good as target")
-    axes.axhline(floor, color="0.6", linestyle="--", linewidth=1, label="floor: popularity, no calls")
-    axes.set(xlabel="NDCG@10 of the target (utility)", ylabel="NDCG@10 of the stolen copy")
-    figure.legend(loc="outside right upper", fontsize=7)
-    picture = results.with_suffix(".svg")
-    figure.savefig(picture, metadata={"Date": None})
-    return picture
+    axes.set(xlabel="NDCG@10 % of the target: utility", ylabel="NDCG@10 % of the worst thief's copy")
+    drawn.legend(loc="outside right upper", fontsize=7)
+    return svg(drawn)
+
+
+def advantages(content: Mapping[str, Any]) -> str:
+    """Thief by target: mean access advantage in percent."""
+    summary = content["summary"]
+    thieves = list(dict.fromkeys(row["thief"] for row in content["rows"]))
+    found = [{each["thief"]: each["access_advantage"] for each in entry["thieves"]} for entry in summary]
+    cells = [[_number(column.get(thief)) for column in found] for thief in thieves]
+    names = [entry["target"] if _one_setting(summary) else f"{_setting(entry)}\n{entry['target']}" for entry in summary]
+    return heat_map(cells, thieves, names, "access advantage %, mean of the seeds")
+
+
+def _worst_points(rows: list[dict[str, Any]], entry: Mapping[str, Any]) -> list[tuple[float, float]]:
+    worst: dict[int, tuple[float, float]] = {}
+    for row in rows:
+        if all(row[key] == entry[key] for key in ("dataset", "model", "target")):
+            point = 100 * row["target"]["ndcg@10"], 100 * row["surrogate"]["ndcg@10"]
+            worst[row["seed"]] = max(point, worst.get(row["seed"], point), key=lambda each: each[1])
+    return list(worst.values())
+
+
+def _one_setting(summary: list[dict[str, Any]]) -> bool:
+    return len({_setting(entry) for entry in summary}) == 1
+
+
+def _setting(entry: Mapping[str, Any]) -> str:
+    return f"{entry['dataset']} {entry['model']}"
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value

@@ -82,10 +82,15 @@ def _thieves(card: SuiteCard, path: Path, including: tuple[Path, ...]) -> Iterat
             raise ConfigError(f"{path}: includes '{name}', which includes it")
         yield from _thieves(included, where, (*including, where))
     for entry in card.thieves:
-        yield _thief(entry, path)
+        yield suite_thief(entry, path)
 
 
-def _thief(entry: str | dict[str, Any], path: Path) -> SuiteThief:
+def suite_thief(entry: str | dict[str, Any], path: Path) -> SuiteThief:
+    """Read a thief of a suite, or of another card at ``path``: the name of a card, or a table with overrides.
+
+    Raises:
+        ConfigError: there is no such thief, or a line is unknown or out of range.
+    """
     overrides = {} if isinstance(entry, str) else {key.replace("-", "_"): value for key, value in entry.items()}
     name = entry if isinstance(entry, str) else overrides.pop("card", None)
     if not isinstance(name, str):

@@ -1,0 +1,1 @@
+"""What a service does to its lists before it answers."""

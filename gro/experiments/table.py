@@ -1,0 +1,107 @@
+"""Results as Markdown: the worst case of every target, every thief, and what a paper reports beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from gro.experiments.run import FIGURES, load
+
+
+def write(results: Path) -> Path:
+    """Write ``NAME.json`` as ``NAME.md`` beside it.
+
+    Raises:
+        DataError: the file is missing or is not the result of an experiment.
+    """
+    content = load(results)
+    path = results.with_suffix(".md")
+    path.write_text("\n".join(lines(content)) + "\n", encoding="utf-8")
+    return path
+
+
+def lines(content: Mapping[str, Any]) -> Iterator[str]:
+    """The lines of the page."""
+    rows, versions = content["rows"], content["versions"]
+    dates, machines = (", ".join(sorted({row[key] for row in rows})) for key in ("date", "machine"))
+    yield f"# {content['card']['name']}"
+    yield ""
+    yield f"`{content['command']}` on {machines}; {dates}; {', '.join(f'{k} {v}' for k, v in versions.items())}."
+    yield "All figures in percent, on test users; [low, high] is a 95 % t-interval over seeds."
+    for block in content["card"]["blocks"]:
+        entries = [e for e in content["summary"] if (e["dataset"], e["model"]) == (block["dataset"], block["model"])]
+        if entries:
+            yield from _block(block, entries)
+
+
+def _block(block: Mapping[str, Any], entries: list[Mapping[str, Any]]) -> Iterator[str]:
+    yield ""
+    yield f"## {block['dataset']}, {block['model']}: {block['calls']:,} calls, {block['k']} items exposed to everyone"
+    if block["note"]:
+        yield ""
+        yield block["note"]
+    yield ""
+    columns = (
+        "target",
+        "seeds",
+        "HR@10",
+        "NDCG@10",
+        "utility loss",
+        "worst thief",
+        "its advantage",
+        "worst of each seed",
+    )
+    yield _line(*columns)
+    yield "|---" * len(columns) + "|"
+    for entry in entries:
+        worst, utility = entry["thieves"][0], entry["utility"]
+        figures = (utility["hr@10"], utility["ndcg@10"], entry["utility_loss"])
+        advantage = {"mean": worst["access_advantage"], "interval": worst["interval"]}
+        cells = (*map(_figure, figures), worst["thief"], _figure(advantage), _figure(entry["worst_of_each_seed"]))
+        yield _line(entry["target"], len(entry["seeds"]), *cells)
+    if block["published"]:
+        yield from _beside_the_paper(block["published"], entries)
+    if len(entries[0]["thieves"]) > 1:
+        yield from _every_thief(entries)
+
+
+def _every_thief(entries: list[Mapping[str, Any]]) -> Iterator[str]:
+    yield ""
+    yield _line("thief", "knows", *(f"{entry['target']}: advantage, Agr@10" for entry in entries))
+    yield "|---" * (2 + len(entries)) + "|"
+    for thief in entries[0]["thieves"]:
+        found = [{each["thief"]: each for each in entry["thieves"]}.get(thief["thief"]) for entry in entries]
+        yield _line(thief["thief"], thief["knowledge"], *map(_advantage, found))
+
+
+def _beside_the_paper(published: Mapping[str, Any], entries: list[Mapping[str, Any]]) -> Iterator[str]:
+    """Our figures, and in brackets those of the paper."""
+    yield ""
+    yield _line("target", "model", *(f"{name.upper()}, paper's in brackets" for name in FIGURES))
+    yield "|---" * (2 + len(FIGURES)) + "|"
+    for entry in entries:
+        if paper := published.get(entry["target"]):
+            for who, ours in (("target", entry["utility"]), ("surrogate", entry["thieves"][0]["surrogate"])):
+                cells = (f"{_figure(ours[f])} ({value})" for f, value in zip(FIGURES, paper[who], strict=True))
+                yield _line(entry["target"], who, *cells)
+
+
+def _line(*cells: object) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def _advantage(thief: Mapping[str, Any] | None) -> str:
+    if thief is None:
+        return "-"
+    advantage = _figure({"mean": thief["access_advantage"], "interval": thief["interval"]})
+    return f"{advantage}, {_percent(thief['agreement@10'])}"
+
+
+def _figure(value: Mapping[str, Any]) -> str:
+    bounds = value["interval"]
+    return _percent(value["mean"]) + (f" [{_percent(bounds[0])}, {_percent(bounds[1])}]" if bounds else "")
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
