@@ -26,7 +26,7 @@ def assert_not_stealable(
         AssertionError: names the worst thief, its advantage and its interval.
         GroError: as :func:`gro.audit.redteam.redteam`.
     """
-    report = redteam(run=run, max_advantage=max_advantage, suite=suite, **settings).report
+    report = redteam(run=Path(run), max_advantage=max_advantage, suite=suite, **settings).report
     worst = report["worst"]
     if not report["passed"]:
         raise AssertionError(

@@ -2,7 +2,7 @@
 
 A strategy serves one theft and may remember what it saw. To bring your own, such as an agent that a language model
 drives, write a class with ``start``, ``pick`` and ``together`` and give an instance to
-:func:`gro_surrogates.queries.ask`.
+:class:`gro_surrogates.thief.Thief` as ``strategy``; :class:`Agent` shows one that needs no language model.
 """
 
 from __future__ import annotations

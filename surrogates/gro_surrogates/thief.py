@@ -71,6 +71,7 @@ class Thief:
         recordings: where answers are kept for every thief that asks the same; ``None`` keeps them in memory.
         shadows: trains targets of the thief's own, with the victim's defence and without; ``None`` where the victim
             has no defence that training makes.
+        strategy: asks instead of the card's "queries"; serves one theft.
 
     Example:
         ``theft = Thief(ThiefSettings())(service, n_items=1682, calls=50_000, seed=0)``
@@ -84,6 +85,7 @@ class Thief:
     held: Tensor | None = None
     recordings: Path | None = None
     shadows: Shadows | None = None
+    strategy: Strategy | None = None
 
     def __call__(self, target: Target, n_items: int, calls: int, seed: int) -> Theft:
         """Ask and learn; what is kept in ``recordings`` is never asked twice.
@@ -112,7 +114,8 @@ class Thief:
             return grow(fused, strategy, n_items, calls, length, generator, partial(self.progress.step, -1))
 
         asked = settings.part(QuerySettings).model_copy(update={"sequence_length": length})
-        described = f"{asked.model_dump_json()} {calls} calls, seed {seed}, {self.victim}"
+        own = "" if self.strategy is None else f"{type(self.strategy).__module__}.{type(self.strategy).__qualname__} "
+        described = f"{own}{asked.model_dump_json()} {calls} calls, seed {seed}, {self.victim}"
         return record(buy, settings.price, self.recordings, described)
 
     def _until_it_no_longer_pays(self, target: Target, n_items: int, calls: int, seed: int) -> Recording:
@@ -136,6 +139,8 @@ class Thief:
         return self.learn(recording, n_items, seed).logs[0].best["held_out_agreement@10"]
 
     def _strategy(self) -> Strategy:
+        if self.strategy is not None:
+            return self.strategy
         name = self.settings.queries
         if name in DATA_FREE:
             return DATA_FREE[name](self.settings.rank_exponent)
