@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from gro import _recbole, api
 from gro.config import ProtectCommand, ProtectionSettings, TrainCommand
 from gro.data import Sequences
 from gro.errors import ArtifactError, ConfigError
-from gro.experiments import plot, tradeoff
 from gro.metrics import ndcg
 from gro.models import TrainableRecommender, build
 from gro.optimizer.plain import fit
@@ -158,26 +156,3 @@ def test_a_theft_is_the_same_for_the_same_seed(tmp_path: Path, tiny: Sequences) 
     first, again, other = (theft.model.head.weight for theft in thefts)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
-
-
-def test_an_experiment_runs_each_cell_once_and_draws_its_plot(tmp_path: Path, tiny: Sequences) -> None:
-    card = tmp_path / "small.toml"
-    card.write_text(
-        'dataset = "ring"\nmodel = "SASRec"\nseeds = [0]\ncalls = 100\nk = 5\nthieves = ["random"]\n'
-        "training = { epochs = 1, max_length = 10, hidden_size = 8, inner_size = 8 }\n"
-        '[[targets]]\nname = "plain"\n'
-        '[[targets]]\nname = "protected"\nprotection = { warm_up_epochs = 0, protect_epochs = 1 }\n'
-    )
-    folders, data_path = (tmp_path / "runs", tmp_path / "results"), write(tmp_path, tiny)
-    results = tradeoff.run(str(card), *folders, data_path=data_path)
-    rows = json.loads(results.read_text())["rows"]
-    assert [row["target"] for row in rows] == ["plain", "protected"]
-    assert rows[0]["utility_loss"] == 0
-    assert {row["k"] for row in rows} == {5}
-    made = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "runs").rglob("*.safetensors"))
-    tradeoff.run(str(card), *folders, data_path=data_path)
-    assert made == sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "runs").rglob("*.safetensors"))
-    picture = plot.tradeoff(results)
-    drawn = picture.read_bytes()
-    assert b"<svg" in drawn
-    assert plot.tradeoff(results).read_bytes() == drawn

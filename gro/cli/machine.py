@@ -52,7 +52,7 @@ def reproduce(settings: Mapping[str, Any], output: Output) -> int:
 def _row(output: Output, row: Mapping[str, Any]) -> None:
     if not output.quiet:
         where = f"{row['dataset']}, {row['model']}, {row['target']}, seed {row['seed']}, {row['thief']}"
-        figures = f"{percent(row['target']['ndcg@10'])} %, copy {percent(row['surrogate']['ndcg@10'])} %"
+        figures = f"{percent(row['utility']['ndcg@10'])} %, copy {percent(row['surrogate']['ndcg@10'])} %"
         sys.stderr.write(f"{where}: NDCG@10 of target {figures}, advantage {percent(row['access_advantage'])} %\n")
         sys.stderr.flush()
 

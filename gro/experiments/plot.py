@@ -44,7 +44,7 @@ def frontier(content: Mapping[str, Any]) -> str:
         utility, stolen = (np.array(axis) for axis in zip(*points, strict=True))
         axes.scatter(utility, stolen, s=14, color=colour, alpha=0.4)
         axes.scatter(utility.mean(), stolen.mean(), s=90, color=colour, marker="osD^v"[number // 10 % 5], label=name)
-    ends = [0.0, 100 * max(row["target"]["ndcg@10"] for row in content["rows"])]
+    ends = [0.0, 100 * max(row["utility"]["ndcg@10"] for row in content["rows"])]
     axes.plot(ends, ends, color="0.6", linewidth=1, label="copy as good as target")
     axes.set(xlabel="NDCG@10 % of the target: utility", ylabel="NDCG@10 % of the worst thief's copy")
     drawn.legend(loc="outside right upper", fontsize=7)
@@ -65,7 +65,7 @@ def _worst_points(rows: list[dict[str, Any]], entry: Mapping[str, Any]) -> list[
     worst: dict[int, tuple[float, float]] = {}
     for row in rows:
         if all(row[key] == entry[key] for key in ("dataset", "model", "target")):
-            point = 100 * row["target"]["ndcg@10"], 100 * row["surrogate"]["ndcg@10"]
+            point = 100 * row["utility"]["ndcg@10"], 100 * row["surrogate"]["ndcg@10"]
             worst[row["seed"]] = max(point, worst.get(row["seed"], point), key=lambda each: each[1])
     return list(worst.values())
 

@@ -125,7 +125,9 @@ def _cell(
         "knowledge": theft["knowledge"],
         "known": theft["known"],
         "calls_made": theft["calls"],
-        **{who: {key: theft[who][key] for key in FIGURES} for who in ("target", "surrogate", "floor")},
+        "utility": _figures(theft["target"]),
+        "surrogate": _figures(theft["surrogate"]),
+        "floor": _figures(theft["floor"]),
         "floor_is": theft["floor_is"],
         "utility_loss": 1 - theft["target"]["ndcg@10"] / best if best else None,
         "agreement@10": theft["agreement@10"],
@@ -133,6 +135,10 @@ def _cell(
         "shared_by_popularity": theft["shared_by_popularity"],
         "access_advantage": theft["access_advantage"],
     }
+
+
+def _figures(report: dict[str, float]) -> dict[str, float]:
+    return {key: report[key] for key in FIGURES}
 
 
 def _machine() -> str:

@@ -50,7 +50,7 @@ def _entry(block: ExperimentCard, target: str, rows: Rows) -> dict[str, Any]:
         "k": rows[0]["k"],
         "calls": block.calls,
         "seeds": sorted(by_seed),
-        "utility": {key: interval([row["target"][key] for row in by_seed.values()]) for key in rows[0]["target"]},
+        "utility": {key: interval([row["utility"][key] for row in by_seed.values()]) for key in rows[0]["utility"]},
         "utility_loss": interval([row["utility_loss"] for row in by_seed.values()]),
         "worst": thieves[0]["thief"],
         "worst_of_each_seed": interval(_worst_of_each_seed(rows)),
