@@ -170,6 +170,8 @@ def attack(progress: Progress | None = None, **settings: Any) -> Run:
     described = {**_identity(command), **card.model_dump(mode="json"), "target": artifact.manifest.files}
     if finished := _finished_as(out, described):
         return _theft(out, finished.report)
+    for number in range(1, len(card.clones)):
+        artifacts.require_replaceable(clone_folder(out, number))
     sequences = _dataset(artifact, command.data_path)
     device = _device(command.device)
     k = command.k or _exposed_k(artifact)

@@ -173,7 +173,9 @@ def advantage_intervals(
     stolen, base = np.array(others[: len(surrogates)]), np.array(others[len(surrogates) :])
     drawn = np.full(stolen.shape, np.nan)
     np.divide(stolen - base, best - base, out=drawn, where=best > base)
-    return [_interval(each, confidence) for each in drawn], _interval(drawn.max(axis=0), confidence)
+    low, high = (np.where(np.isnan(drawn), unknown, drawn).max(axis=0) for unknown in (-np.inf, np.inf))
+    worst = Interval(_interval(low, confidence).low, _interval(high, confidence).high)
+    return [_interval(each, confidence) for each in drawn], worst
 
 
 def _resampled_means(values: tuple[FloatArray, ...], seed: int, n_resamples: int) -> FloatArray:

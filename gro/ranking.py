@@ -51,7 +51,7 @@ def ranks(model: Recommender, held_out: HeldOut, batch_size: int = BATCH) -> npt
     found = np.empty(len(targets), dtype=np.int64)
     with evaluating(model):
         for users, scores in _scored(model, held_out, batch_size):
-            found[users] = _places(scores, targets[users].to(scores.device)).cpu()
+            found[users] = places(scores, targets[users].to(scores.device)).cpu()
     return found
 
 
@@ -78,9 +78,14 @@ def _lower_ids_first(scores: Tensor, last: Tensor, k: int) -> Tensor:
     return columns.gather(1, order)
 
 
-def _places(scores: Tensor, targets: Tensor) -> Tensor:
+def places(scores: Tensor, items: Tensor) -> Tensor:
+    """Place of one item ``[B]`` in the ranking by each row of scores ``[B, n_items]``, 1 = first: ``[B]``.
+
+    Raises:
+        GroError: the scores are not finite.
+    """
     _require_finite(scores.amax(dim=1))
-    column = targets[:, None] - 1
+    column = items[:, None] - 1
     own = scores.gather(1, column)
     earlier = torch.arange(scores.shape[1], device=scores.device) < column
     return 1 + (scores > own).sum(dim=1) + ((scores == own) & earlier).sum(dim=1)

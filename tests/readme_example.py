@@ -30,7 +30,7 @@ def check_wheel() -> None:
         folder = Path(str(package.__file__)).parent
         if folder in (ROOT / "gro", ROOT / "surrogates" / "gro_surrogates"):
             sys.exit(f"{folder} is in the checkout: install a wheel first")
-    kinds: tuple[cards.Kind, ...] = ("datasets", "surrogates", "experiments")
+    kinds: tuple[cards.Kind, ...] = ("datasets", "surrogates", "surrogates/suites", "experiments")
     for kind in kinds:
         missing = {card.stem for card in (ROOT / kind).glob("*.toml")} - set(cards.names(kind))
         if missing:

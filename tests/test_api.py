@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import gro
 from gro import _recbole, api
-from gro.config import ProtectCommand, ProtectionSettings, TrainCommand
+from gro.config import AttackCommand, ProtectCommand, ProtectionSettings, TrainCommand
 from gro.data import Sequences
 from gro.errors import ArtifactError, ConfigError
 from gro.metrics import ndcg
@@ -21,6 +21,7 @@ from gro.optimizer.protect import Protection
 from gro.ranking import ranks
 from gro.serving import RankingService
 from gro.training import Quiet
+from gro_surrogates.fusion import RankFusion
 from gro_surrogates.thief import Thief, ThiefSettings
 
 SMALL: dict[str, Any] = {"hidden_size": 16, "inner_size": 16, "n_layers": 1, "n_heads": 1, "max_length": 10}
@@ -156,3 +157,59 @@ def test_a_theft_is_the_same_for_the_same_seed(tmp_path: Path, tiny: Sequences) 
     first, again, other = (theft.model.head.weight for theft in thefts)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+@pytest.fixture
+def plain(tmp_path: Path, tiny: Sequences) -> gro.Run:
+    """A plain target on the disk."""
+    return gro.train(dataset="ring", data_path=write(tmp_path, tiny), **SMALL, k=5, epochs=6, out=tmp_path / "plain")
+
+
+LEARNING: dict[str, Any] = {"calls": 200, **THIEF.model_dump(include={"hidden_size", "epochs", "batch_size"})}
+
+
+def test_a_theft_tells_the_place_of_every_user_s_next_item(plain: gro.Run) -> None:
+    theft = gro.attack(run=plain.path, **LEARNING)
+    target, held_out = api.robbed(AttackCommand(run=plain.path))
+    assert theft.path.parent == plain.path.with_name("plain.thefts")
+    assert "places" not in theft.report
+    assert theft.places.keys() == {"target", "surrogate", "floor"}
+    assert theft.places["target"] == ranks(target, held_out).tolist()
+    assert theft.places["surrogate"] == ranks(theft.model, held_out).tolist()
+    assert gro.attack(run=plain.path, **LEARNING) == theft
+
+
+def test_the_copy_of_an_ensemble_is_all_its_clones(plain: gro.Run) -> None:
+    _, held_out = api.robbed(AttackCommand(run=plain.path))
+    theft = gro.attack(run=plain.path, **LEARNING, clones=["SASRec", "GRU4Rec"])
+    second = theft.path.with_name(f"{theft.path.name}.clone-2")
+    copy = api.stolen_copy(theft.path)
+    assert isinstance(copy, RankFusion)
+    assert [type(clone).__name__ for clone in copy.clones] == ["SASRec", "GRU4Rec"]
+    assert ranks(copy, held_out).tolist() == theft.places["surrogate"]
+    assert theft.places["surrogate"] != ranks(theft.model, held_out).tolist()
+    assert len(theft.report["held_out_agreement@10"]) == 2
+    second.rename(second.with_name("elsewhere"))
+    with pytest.raises(ArtifactError, match="clone-2"):
+        api.stolen_copy(theft.path)
+
+
+def test_the_copy_of_one_clone_is_that_clone(plain: gro.Run) -> None:
+    theft = gro.attack(run=plain.path, **LEARNING)
+    assert torch.equal(weights(api.stolen_copy(theft.path)), weights(theft.model))
+
+
+def weights(model: nn.Module) -> Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+def test_a_defence_is_rehearsed_where_the_target_has_one(plain: gro.Run, tmp_path: Path) -> None:
+    def inverted(target: Path) -> bool:
+        copies = [gro.attack(run=target, **LEARNING, invert=invert).model for invert in (True, False)]
+        return not torch.equal(*map(weights, copies))
+
+    settings: dict[str, Any] = {"epochs": 6, "warm_up_epochs": 1, "protect_epochs": 2, "swap_weight": 50.0}
+    where: dict[str, Any] = {"dataset": "ring", "data_path": tmp_path, "from_": plain.path, "out": tmp_path / "guarded"}
+    guarded = gro.protect(**where, **SMALL, k=5, **settings, utility_budget=1.0)
+    assert inverted(guarded.path)
+    assert not inverted(plain.path)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gro.losses import listwise_loss, ranking_loss, sample_negatives
+from gro.losses import plackett_luce as per_place
 
 SEEDS = st.integers(0, 2**31)
 MARGINS = st.floats(0, 2)
@@ -90,6 +91,60 @@ def test_listwise_loss_ignores_a_shift_and_is_least_for_the_descending_order() -
     losses = listwise_loss_each(scores, lists)
     assert lists[losses.argmin()].tolist() == scores.topk(3).indices.tolist()
     torch.testing.assert_close(listwise_loss_each(scores + 7, lists), losses)
+
+
+def by_autograd(scores: Tensor, columns: Tensor) -> Tensor:
+    """The softmax over the items that are left, place by place."""
+    left, places = scores, []
+    for place in range(columns.shape[-1]):
+        column = columns[..., place : place + 1]
+        places.append(left.logsumexp(-1, keepdim=True) - left.gather(-1, column))
+        left = left.scatter(-1, column, -torch.inf)
+    return torch.cat(places, dim=-1)
+
+
+@given(SEEDS, st.integers(1, 8), st.integers(1, 3), st.data())
+def test_every_place_and_its_gradient_are_those_of_plain_autograd(
+    seed: int, n: int, lists: int, data: st.DataObject
+) -> None:
+    k = data.draw(st.integers(1, n))
+    scores = (3 * normal(2, lists, n, seed=seed)).requires_grad_()
+    columns = normal(2, lists, n, seed=seed + 1).argsort(dim=-1)[..., :k]
+    found, expected = per_place(scores, columns), by_autograd(scores, columns)
+    torch.testing.assert_close(found, expected)
+    weights = normal(2, lists, k, seed=seed + 2)
+    ours, theirs = (torch.autograd.grad((each * weights).sum(), scores)[0] for each in (found, expected))
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_the_gradient_is_that_of_finite_differences(k: int) -> None:
+    scores = normal(2, 5).requires_grad_()
+    columns = normal(2, 5, seed=1).argsort(dim=-1)[:, :k]
+    assert torch.autograd.gradcheck(lambda s: per_place(s, columns), (scores,))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale"),
+    [(torch.float32, 1e2), (torch.float32, 1e4), (torch.float64, 1e2), (torch.float64, 1e4), (torch.float64, 1e8)],
+)
+@pytest.mark.parametrize("k", [2, 6])
+def test_scores_far_apart_lose_neither_value_nor_gradient(k: int, scale: float, dtype: torch.dtype) -> None:
+    scores = (scale * normal(3, 6)).to(dtype).requires_grad_()
+    columns = normal(3, 6, seed=1).argsort(dim=-1)[:, :k]
+    found, expected = per_place(scores, columns), by_autograd(scores, columns)
+    torch.testing.assert_close(found, expected)
+    ours, theirs = (torch.autograd.grad(each.sum(), scores)[0] for each in (found, expected))
+    rounding = 4 * scale * torch.finfo(dtype).eps  # exponents of differences of scores of this size
+    torch.testing.assert_close(ours, theirs, atol=rounding, rtol=rounding)
+    torch.testing.assert_close(ours.sum(dim=-1), torch.zeros(3, dtype=dtype), atol=6 * rounding, rtol=0)
+
+
+def test_the_scores_are_left_as_they_are() -> None:
+    scores = normal(2, 5)
+    before = scores.clone()
+    per_place(scores, torch.tensor([[0, 1], [2, 3]]))
+    assert torch.equal(scores, before)
 
 
 def listwise_loss_each(scores: Tensor, lists: Tensor) -> Tensor:

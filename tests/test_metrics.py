@@ -15,6 +15,7 @@ from gro.errors import GroError
 from gro.metrics import (
     access_advantage,
     advantage_interval,
+    advantage_intervals,
     agreement,
     hit_rate,
     mean_interval,
@@ -193,6 +194,47 @@ def test_advantage_interval_is_unbounded_where_the_target_may_be_no_better_than_
     assert advantage_interval(surrogate, target, target) == (-math.inf, math.inf)
     noisy = target + np.random.default_rng(7).normal(scale=2, size=100)
     assert advantage_interval(surrogate, floor, noisy) == (-math.inf, math.inf)
+
+
+@given(st.integers(0, 1000))
+def test_one_thief_is_the_worst_case_himself(seed: int) -> None:
+    surrogate, floor, target = three_models(np.random.default_rng(seed), 60)
+    each, worst = advantage_intervals([surrogate], [floor], target, seed=seed, n_resamples=200)
+    assert each == [worst] == [advantage_interval(surrogate, floor, target, seed=seed, n_resamples=200)]
+
+
+@given(st.integers(0, 1000), st.integers(2, 5))
+def test_the_worst_case_is_no_less_than_any_thief_of_it(seed: int, thieves: int) -> None:
+    rng = np.random.default_rng(seed)
+    floor, target = rng.random(50), 2 + rng.random(50)
+    surrogates, floors = [3 * rng.random(50) for _ in range(thieves)], [floor * rng.random() for _ in range(thieves)]
+    each, worst = advantage_intervals(surrogates, floors, target, n_resamples=100)
+    assert each == [advantage_interval(s, f, target, n_resamples=100) for s, f in zip(surrogates, floors, strict=True)]
+    for interval in each:
+        assert worst.low >= interval.low
+        assert worst.high >= interval.high
+    order = rng.permutation(thieves)
+    shuffled = advantage_intervals([surrogates[i] for i in order], [floors[i] for i in order], target, n_resamples=100)
+    assert shuffled == ([each[i] for i in order], worst)
+
+
+def test_the_worst_of_many_equal_thieves_is_above_the_advantage_that_each_has() -> None:
+    rng = np.random.default_rng(9)
+    _, floor, target = three_models(rng, 100)
+    noise = rng.normal(scale=0.3, size=(8, 100))
+    surrogates = floor + 0.1 + noise - noise.mean(axis=1, keepdims=True)
+    each, worst = advantage_intervals(list(surrogates), [floor] * 8, target)
+    advantage = access_advantage(floor.mean() + 0.1, floor.mean(), target.mean())
+    assert all(low < advantage < high for low, high in each)
+    assert worst.low > advantage
+
+
+def test_a_thief_without_bounds_leaves_the_worst_case_the_lower_one_of_the_others() -> None:
+    surrogate, floor, target = three_models(np.random.default_rng(6), 100)
+    each, worst = advantage_intervals([surrogate, surrogate], [floor, target], target)
+    assert np.isfinite(each[0]).all()
+    assert each[1] == (-math.inf, math.inf)
+    assert worst == (each[0].low, math.inf)
 
 
 def test_intervals_need_two_users() -> None:

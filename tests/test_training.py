@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +18,7 @@ from gro.metrics import ndcg
 from gro.models import build
 from gro.optimizer.plain import fit
 from gro.ranking import ranks
-from gro.training import STATE_FILE, Log, Quiet, Trainer
+from gro.training import RISE, STATE_FILE, Log, Quiet, Trainer
 
 STEPS = 3
 
@@ -37,6 +37,7 @@ class Run:
     patience: int = 0
     seed: int = 3
     schedule: Literal["constant", "linear"] = "constant"
+    rise: float = RISE
     settings: str = "these"
     scores: list[float] = field(default_factory=list)
     kill: tuple[int, int] | None = None
@@ -63,6 +64,7 @@ class Run:
             patience=self.patience,
             seed=self.seed,
             schedule=self.schedule,
+            rise=self.rise,
             folder=self.folder,
             settings=self.settings,
             progress=self.progress,
@@ -128,14 +130,15 @@ def test_a_run_may_be_broken_again_and_again(tmp_path: Path, schedule: Literal["
     assert equal(resumed.weights(), unbroken.weights())
 
 
-def test_a_linear_schedule_rises_in_the_first_fiftieth_of_a_run_and_falls_to_0() -> None:
-    linear, constant = Run(epochs=100, schedule="linear"), Run(epochs=2)
+@pytest.mark.parametrize(("run", "risen"), [(Run(epochs=100), 2), (Run(epochs=100, rise=0.3), 30)])
+def test_a_linear_schedule_rises_in_its_share_of_a_run_and_falls_to_0(run: Run, risen: int) -> None:
+    linear, constant = replace(run, schedule="linear", rates=[]), Run(epochs=2)
     linear()
     constant()
     rates = np.array(linear.rates).reshape(100 * STEPS, 2)
     assert np.array_equal(rates[:, 0], rates[:, 1])
-    assert rates[: 2 * STEPS + 1, 0] == pytest.approx(np.linspace(0, 0.05, 2 * STEPS + 1))
-    assert rates[2 * STEPS :, 0] == pytest.approx(np.linspace(0.05, 0, 98 * STEPS + 1)[:-1])
+    assert rates[: risen * STEPS + 1, 0] == pytest.approx(np.linspace(0, 0.05, risen * STEPS + 1))
+    assert rates[risen * STEPS :, 0] == pytest.approx(np.linspace(0.05, 0, (100 - risen) * STEPS + 1)[:-1])
     assert constant.rates == [0.05] * (2 * STEPS * 2)
 
 

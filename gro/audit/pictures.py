@@ -27,14 +27,14 @@ def advantages(report: Mapping[str, Any]) -> str:
         low, high = row["interval"] or (value, value)
         error = [[max(0, value - low)], [max(0, high - value)]]
         axes.errorbar(value, place, xerr=error, fmt="o", color=COLOURS[row["knowledge"]], capsize=2, markersize=4)
-    axes.set_yticks(range(len(rows)), [row["thief"] for row in rows])
+    axes.set_yticks(range(len(rows)), [literal(row["thief"]) for row in rows])
     axes.axvline(1, color="0.6", linewidth=1)
     axes.axvline(0, color="0.6", linewidth=1, linestyle="--")
     if report["max_advantage"] is not None:
         axes.axvline(report["max_advantage"], color="C3", linewidth=1)
     axes.set_xlabel("access advantage: 1 is a perfect copy, 0 what the thief had without a call")
     handles = [axes.plot([], [], "o", color=colour, label=name)[0] for name, colour in COLOURS.items()]
-    axes.legend(handles=handles, loc="lower right", fontsize="small")
+    drawn.legend(handles=handles, loc="outside upper right", ncols=len(handles), fontsize="small")
     return svg(drawn)
 
 
@@ -51,16 +51,18 @@ def curve(report: Mapping[str, Any]) -> str:
     axes.set_xscale("log")
     axes.set_xlabel("calls")
     axes.set_ylabel("NDCG@10 %")
-    axes.set_title(points[0]["thief"], fontsize="medium")
+    axes.set_title(literal(points[0]["thief"]), fontsize="medium")
     axes.legend(fontsize="small")
     return svg(drawn)
 
 
 def popularity(report: Mapping[str, Any]) -> str:
     """What part of the target's lists each thief's copy has, by the popularity of the items."""
-    rows = report["thieves"][::-1]
+    rows = report["thieves"]
     cells = [[_number(row["shared_by_popularity"][name]) for name in POPULARITY] for row in rows]
-    return heat_map(cells, [row["thief"] for row in rows], list(POPULARITY), "part of the target's ten best, %")
+    return heat_map(
+        cells, [row["thief"] for row in rows], list(POPULARITY), "items of the target's ten best that the copy has, %"
+    )
 
 
 def heat_map(cells: list[list[float]], rows: list[str], columns: list[str], title: str) -> str:
@@ -68,8 +70,8 @@ def heat_map(cells: list[list[float]], rows: list[str], columns: list[str], titl
     drawn = figure(3.6 + 0.8 * len(columns), 1.2 + 0.26 * len(rows))
     axes = drawn.subplots()
     axes.imshow(np.array(cells, dtype=float), vmin=0, vmax=1, cmap="YlOrRd", aspect="auto")
-    axes.set_xticks(range(len(columns)), columns)
-    axes.set_yticks(range(len(rows)), rows)
+    axes.set_xticks(range(len(columns)), [literal(column) for column in columns])
+    axes.set_yticks(range(len(rows)), [literal(row) for row in rows])
     for y, line in enumerate(cells):
         for x, value in enumerate(line):
             if np.isfinite(value):
@@ -92,6 +94,11 @@ def figure(width: float, height: float) -> Figure:
         raise MissingExtraError("plots need matplotlib: pip install gro[plot]") from None
     mpl.rcParams["svg.hashsalt"] = "gro"
     return Drawn(figsize=(width, height), layout="constrained")
+
+
+def literal(text: str) -> str:
+    """Return a text in which matplotlib finds no formula."""
+    return text.replace("$", r"\$")
 
 
 def svg(drawn: Figure) -> str:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from gro.data import HeldOut
 from gro.models import PADDING, Recommender
 from gro.models.base import device_of, lengths
-from gro.ranking import evaluating
+from gro.ranking import evaluating, places
 
 USERS, ITEMS, CANDIDATES, TOP = 100, 5, 32, 10
 
@@ -74,6 +74,5 @@ def _rank(model: Recommender, histories: Tensor, wanted: Tensor) -> Tensor:
     device, found = device_of(model), []
     with evaluating(model):
         for rows, items in zip(histories.split(512), wanted.split(512), strict=True):
-            scores = model.scores(rows.to(device)).cpu()
-            found.append(1 + (scores > scores.gather(1, items[:, None] - 1)).sum(dim=1))
+            found.append(places(model.scores(rows.to(device)).cpu(), items))
     return torch.cat(found)

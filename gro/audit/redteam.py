@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -136,8 +136,9 @@ def _curve(command: RedteamCommand, suite: Suite, worst: Played, watch: Watch) -
     """What the worst thief gets for parts of the budget."""
     points = []
     for part in suite.curve:
-        played = Played(worst.thief, _thefts(command, worst.thief, round(part * suite.calls), watch))
-        points.append({"thief": worst.thief.name, **{key: _row(played)[key] for key in CURVE}})
+        with suppress(ConfigError):  # the same thief was played with more calls: these are too few for it
+            played = Played(worst.thief, _thefts(command, worst.thief, round(part * suite.calls), watch))
+            points.append({"thief": worst.thief.name, **{key: _row(played)[key] for key in CURVE}})
     return [*points, {"thief": worst.thief.name, **{key: _row(worst)[key] for key in CURVE}}] if points else []
 
 

@@ -42,6 +42,11 @@ def interval(bounds: list[float] | None) -> str:
     return f"[{percent(bounds[0])}, {percent(bounds[1])}]" if bounds else ""
 
 
+def cell(text: str) -> str:
+    """Return a text that stays in its cell of a Markdown table."""
+    return " ".join(text.replace("|", r"\|").split())
+
+
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("gro.audit"),
@@ -50,7 +55,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "interval": interval}
+    environment.filters |= {"percent": percent, "interval": interval, "cell": cell}
     return environment
 
 

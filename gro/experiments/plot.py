@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gro.audit.pictures import figure, heat_map, svg
+from gro.audit.pictures import figure, heat_map, literal, svg
 from gro.experiments.run import load
 
 
@@ -43,7 +43,9 @@ def frontier(content: Mapping[str, Any]) -> str:
         colour = f"C{number % 10}"
         utility, stolen = (np.array(axis) for axis in zip(*points, strict=True))
         axes.scatter(utility, stolen, s=14, color=colour, alpha=0.4)
-        axes.scatter(utility.mean(), stolen.mean(), s=90, color=colour, marker="osD^v"[number // 10 % 5], label=name)
+        axes.scatter(
+            utility.mean(), stolen.mean(), s=90, color=colour, marker="osD^v"[number // 10 % 5], label=literal(name)
+        )
     ends = [0.0, 100 * max(row["utility"]["ndcg@10"] for row in content["rows"])]
     axes.plot(ends, ends, color="0.6", linewidth=1, label="copy as good as target")
     axes.set(xlabel="NDCG@10 % of the target: utility", ylabel="NDCG@10 % of the worst thief's copy")

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from gro.audit.report import cell
 from gro.experiments.run import FIGURES, load
 
 
@@ -88,7 +89,7 @@ def _beside_the_paper(published: Mapping[str, Any], entries: list[Mapping[str, A
 
 
 def _line(*cells: object) -> str:
-    return f"| {' | '.join(map(str, cells))} |"
+    return f"| {' | '.join(cell(str(each)) for each in cells)} |"
 
 
 def _advantage(thief: Mapping[str, Any] | None) -> str:

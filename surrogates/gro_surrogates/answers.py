@@ -128,9 +128,13 @@ class Caller:
         return _tidy(ids, self.n_items, self.faults).to(dtype)
 
 
-def unanswered(calls: int, faults: Faults) -> GroError:
-    """Return the error of a service that answered nothing."""
-    return GroError(f"the service answered none of {calls:,} calls; the first error was {faults.error}")
+class UnansweredError(GroError):
+    """A service answered nothing."""
+
+    def __init__(self, calls: int, faults: Faults) -> None:
+        super().__init__(f"the service answered none of {calls:,} calls; the first error was {faults.error}")
+        self.calls = calls
+        self.faults = faults
 
 
 def item_dtype(n_items: int) -> torch.dtype:

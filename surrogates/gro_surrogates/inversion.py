@@ -62,12 +62,12 @@ def learn_inversion(shadows: Shadows, histories: Tensor, n_items: int, k: int, s
 
 @torch.inference_mode()
 def cleaned(answers: Answers, inversion: ListToList) -> Answers:
-    """Answers whose lists are read through an inversion; what was not answered stays so."""
+    """Answers whose lists are read through an inversion; no list gets longer."""
     lists = answers.lists.clone()
     k = lists.shape[2]
     received = lists[answers.answered]
-    parts = [top_k(inversion(part.long()), k) for part in received.split(TOGETHER)]
-    lists[answers.answered] = torch.cat(parts).to(lists.dtype)
+    best = torch.cat([top_k(inversion(part.long()), k) for part in received.split(TOGETHER)])
+    lists[answers.answered] = best.masked_fill(received == PADDING, PADDING).to(lists.dtype)
     return replace(answers, lists=lists)
 
 

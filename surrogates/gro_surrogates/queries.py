@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gro_surrogates.answers import Answers, Caller, Target, join, unanswered
+from gro_surrogates.answers import Answers, Caller, Target, UnansweredError, join
 from gro_surrogates.strategies import Strategy
 from gro_surrogates.tricks import Fused
 
@@ -53,7 +53,7 @@ def ask(
     groups = list(grow(fused, strategy, n_items, calls, length, generator, report))
     answers = join(groups, caller.faults, fused.price)
     if not answers.answered.any():
-        raise unanswered(answers.calls, answers.faults)
+        raise UnansweredError(answers.calls, answers.faults)
     return answers
 
 

@@ -14,12 +14,15 @@ from pathlib import Path
 
 from gro.errors import ArtifactError
 from gro.training import read_state, write_state
-from gro_surrogates.answers import Answers, Faults, join, unanswered
+from gro_surrogates.answers import Answers, Faults, UnansweredError, join
 
 logger = logging.getLogger(__name__)
 
 PART = 1_000_000
 """Calls of a part; one part is in memory at a time, at ``2 k`` to ``4 k`` bytes a call."""
+
+
+ABOUT = "recording.json"
 
 
 @dataclass(eq=False)
@@ -109,7 +112,7 @@ def record(
         parts = list(gather(buy(faults), faults, price))
         recording = Recording.of(parts, faults)
         if not any(bool(part.answered.any()) for part in parts):
-            raise unanswered(recording.calls, faults)
+            raise UnansweredError(recording.calls, faults)
         return recording
     kept = folder / hashlib.sha256(described.encode()).hexdigest()[:16]
     if kept.exists():
@@ -132,27 +135,33 @@ def record(
 
 
 def _write(folder: Path, parts: Iterable[Answers], faults: Faults, described: str) -> None:
-    calls, answered = 0, False
-    for number, part in enumerate(parts):
+    number = calls = price = 0
+    answered = False
+    for part in parts:
         tensors = {"histories": part.histories, "lists": part.lists, "first": part.first}
-        about = {"settings": described, "calls": str(part.calls), "price": str(part.price)}
-        write_state(folder / f"{number:06}.safetensors", tensors, {**about, "faults": json.dumps(asdict(faults))})
-        calls, answered = calls + part.calls, answered or bool(part.answered.any())
+        write_state(folder / _file(number), tensors, {"settings": described})
+        number, calls, price = number + 1, calls + part.calls, part.price
+        answered = answered or bool(part.answered.any())
     if not answered:
-        raise unanswered(calls, faults)
+        raise UnansweredError(calls, faults)
+    about = {"parts": number, "calls": calls, "price": price, "faults": asdict(faults)}
+    (folder / ABOUT).write_text(json.dumps(about), encoding="utf-8")
 
 
 def _read(folder: Path, described: str) -> Recording:
-    files = sorted(folder.glob("*.safetensors"))
-    about = [read_state(file, described)[0] for file in files]
-    if not about:
-        raise ArtifactError(f"{folder}: holds no recorded answers; delete it to buy them again")
-    faults = Faults(**json.loads(about[-1]["faults"]))
-    price = int(about[0]["price"])
+    try:
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        files = [folder / _file(number) for number in range(about["parts"])]
+        calls, price, faults = int(about["calls"]), int(about["price"]), Faults(**about["faults"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{folder}: damaged recorded answers ({error}); delete it to buy them again") from None
 
     def read(file: Path) -> Answers:
         tensors = read_state(file, described)[1]
         return Answers(tensors["histories"], tensors["lists"], tensors["first"], price=price)
 
-    parts = [partial(read, file) for file in files]
-    return Recording(parts, sum(int(each["calls"]) for each in about), faults)
+    return Recording([partial(read, file) for file in files], calls, faults)
+
+
+def _file(number: int) -> str:
+    return f"{number:06}.safetensors"

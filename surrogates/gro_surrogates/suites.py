@@ -62,7 +62,10 @@ def read_suite(name: str) -> Suite:
         ConfigError: there is no such suite or thief, or a line is unknown or out of range.
     """
     card, path = _read(name)
-    unique = {thief.name: thief for thief in _thieves(card, path, (path,))}
+    unique: dict[str, SuiteThief] = {}
+    for thief in _thieves(card, path, (path,)):
+        if unique.setdefault(thief.name, thief) != thief:
+            raise ConfigError(f"{path}: two thieves are called '{thief.name}'; rename the file of one")
     if not unique:
         raise ConfigError(f"{path}: a suite needs thieves")
     return Suite(path.stem, tuple(unique.values()), card.calls, card.curve)

@@ -16,7 +16,7 @@ from gro.errors import ConfigError
 from gro.models import PADDING, StateRecommender, build
 from gro.models.base import lengths, most_recent
 from gro.training import Log, Progress, Quiet, Trainer
-from gro_surrogates.answers import Answers, Caller, Faults, Target
+from gro_surrogates.answers import Answers, Caller, Faults, Target, UnansweredError
 from gro_surrogates.distillation import Beside, held_out_agreement, learn_epoch, learn_held_epoch, next_item_gain
 from gro_surrogates.fusion import RankFusion
 from gro_surrogates.inversion import Shadows, cleaned, learn_inversion
@@ -95,17 +95,21 @@ class Thief:
             GroError: the service answered nothing.
             ArtifactError: the folder holds another theft, or cannot be written.
         """
-        if not self.settings.stop_gain:
-            return self.learn(self.ask(target, n_items, calls, seed), n_items, seed)
-        return self.learn(self._until_it_no_longer_pays(target, n_items, calls, seed), n_items, seed)
+        settings = self.settings
+        each = (settings.sequence_length or settings.max_length) * settings.price
+        least = each * (FIRST_ROUND if settings.stop_gain else 1)
+        if calls <= least:
+            rounds = f" in the first of {FIRST_ROUND.bit_length()} rounds" if settings.stop_gain else ""
+            raise ConfigError(
+                f"{calls} calls do not pay for two histories of {each} calls{rounds}; give more than {least}"
+            )
+        buy = self._until_it_no_longer_pays if settings.stop_gain else self.ask
+        return self.learn(buy(target, n_items, calls, seed), n_items, seed)
 
     def ask(self, target: Target, n_items: int, calls: int, seed: int) -> Recording:
         """Spend the budget, or read what the same questions brought before, and return what was recorded."""
         settings = self.settings
         length = settings.sequence_length or settings.max_length
-        each = length * settings.price
-        if calls <= each:
-            raise ConfigError(f"{calls} calls do not pay for two histories of {each} calls; give more than {each}")
         strategy = self._strategy()
 
         def buy(faults: Faults) -> Iterator[Answers]:
@@ -124,9 +128,14 @@ class Thief:
         spent = calls // FIRST_ROUND
         recording = self.ask(target, n_items, spent, seed)
         before = alone.agreed(recording, n_items, seed)
-        for number in range(1, FIRST_ROUND.bit_length()):
-            recording += self.ask(target, n_items, min(spent, calls - spent), seed + number * 1_000_003)
-            spent = recording.calls
+        rounds = FIRST_ROUND.bit_length()
+        for number in range(1, rounds):
+            more = spent if number < rounds - 1 else calls - spent
+            try:
+                recording += self.ask(target, n_items, more, seed + number * 1_000_003)
+            except UnansweredError as gone:
+                return Recording(recording.parts, recording.calls + gone.calls, recording.faults + gone.faults)
+            spent += more
             agreement = alone.agreed(recording, n_items, seed)
             logger.info("%s calls: agreement with lists held back %.3f", f"{spent:,}", agreement)
             if agreement - before < self.settings.stop_gain:

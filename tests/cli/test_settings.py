@@ -52,6 +52,7 @@ def test_attack_takes_its_own_and_the_thief_s_keys(toml: Path) -> None:
         ("epochs = 'many'", "'epochs' is 'many'"),
         ("dropout = 2.0", "'dropout' is 2.0"),
         ("model = 'SASrek'", "'model' is 'SASrek'"),
+        ("model = 'SASrek'", "Did you mean 'SASRec'?"),
         ("epochs = ", "not a TOML file"),
     ],
 )

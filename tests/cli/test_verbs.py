@@ -107,8 +107,9 @@ def test_attack(gro: Gro, plain: Path, tmp_path: Path) -> None:
     arguments = ("attack", plain, "--calls", 200, "--epochs", 1, "--sequence-length", 10, "--out", tmp_path / "theft")
     answer = gro(*arguments, "--json")
     assert answer.code == 0
-    named = {"thief", "knowledge", "calls", "target", "surrogate", "floor", "agreement@1", "agreement@10"}
-    assert answer.json.keys() == ABOUT | named | {"access_advantage", "interval", "faults", "floor_is"}
+    named = {"thief", "knowledge", "known", "calls", "target", "surrogate", "floor", "agreement@1", "agreement@10"}
+    measured = {"rbo@10", "shared_by_popularity", "held_out_agreement@10", "access_advantage", "interval"}
+    assert answer.json.keys() == ABOUT | named | measured | {"faults", "floor_is"}
     assert (answer.json["calls"], answer.json["thief"]) == (200, "autoregressive")
     assert answer.json["surrogate"].keys() == UTILITY
     assert "theft: asking the target: 100% of the calls made" in answer.err

@@ -11,6 +11,7 @@ from gro.config import DataSettings, ProtectCommand
 from gro.errors import ConfigError
 
 CARDS = gro.data.dataset_cards()
+KINDS: tuple[cards.Kind, ...] = ("datasets", "surrogates", "surrogates/suites", "experiments")
 
 
 def test_there_is_a_card_for_each_set_of_the_house() -> None:
@@ -55,24 +56,24 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout with one card of each kind, and the package inside it."""
     (tmp_path / "gro").mkdir()
     monkeypatch.setattr(cards, "__file__", str(tmp_path / "gro" / "cards.py"))
-    for kind in ("datasets", "surrogates", "experiments"):
+    for kind in KINDS:
         (tmp_path / kind).mkdir()
-        (tmp_path / kind / f"my-{kind}.toml").write_text('some-key = "checkout"\n')
+        (tmp_path / kind / f"my-{Path(kind).name}.toml").write_text('some-key = "checkout"\n')
     return tmp_path
 
 
 def test_cards_are_found_in_a_checkout_and_in_a_wheel(checkout: Path) -> None:
-    kinds: tuple[cards.Kind, ...] = ("datasets", "surrogates", "experiments")
-    for kind in kinds:
-        assert cards.names(kind) == [f"my-{kind}"]
-        assert cards.read(kind, f"my-{kind}") == ({"some_key": "checkout"}, checkout / kind / f"my-{kind}.toml")
+    for kind in KINDS:
+        name = f"my-{Path(kind).name}"
+        assert cards.names(kind) == [name]
+        assert cards.read(kind, name) == ({"some_key": "checkout"}, checkout / kind / f"{name}.toml")
     shipped = checkout / "gro" / "_cards" / "surrogates"
     shipped.mkdir(parents=True)
     (shipped / "b.toml").write_text("")
     (shipped / "a.toml").write_text('key = "wheel"')
     assert cards.names("surrogates") == ["a", "b"]
     assert cards.read("surrogates", "a")[0] == {"key": "wheel"}
-    assert cards.names("datasets") == ["my-datasets"]
+    assert cards.names("datasets") == cards.names("surrogates/suites") == []  # nothing is read from beside a wheel
 
 
 def test_unknown_card_names_the_nearest(checkout: Path) -> None:

@@ -25,7 +25,8 @@ seeds = [0, 1]
 calls = 100
 k = 5
 thieves = ["random", { card = "random", loss = "set" }]
-training = { epochs = 8, batch_size = 4, learning_rate = 1e-2, dropout = 0.0, max_length = 10, hidden_size = 8, inner_size = 8, n_layers = 1, n_heads = 1 }
+training = { epochs = 8, batch_size = 4, learning_rate = 1e-2, dropout = 0.0, max_length = 10, hidden_size = 8,\
+ inner_size = 8, n_layers = 1, n_heads = 1 }
 [[targets]]
 name = "plain"
 [[targets]]
@@ -196,7 +197,7 @@ def test_a_wrong_card_is_one_clear_line(
     experiment: Callable[[str], Experiment], change: tuple[str, str], message: str | None
 ) -> None:
     if message is None:
-        assert experiment(CARD.replace(*change))
+        assert experiment(CARD.replace(*change)).name == "small"
         return
     with pytest.raises(ConfigError, match=message) as found:
         experiment(CARD.replace(*change))

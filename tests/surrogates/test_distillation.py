@@ -12,6 +12,7 @@ from gro.models import StateRecommender, build
 from gro.serving import RankingService
 from gro_surrogates.answers import Answers
 from gro_surrogates.distillation import (
+    Beside,
     draw_ends,
     held_out_agreement,
     learn_epoch,
@@ -219,12 +220,61 @@ def test_real_histories_repair_what_the_lists_teach() -> None:
                     batch_size=8,
                     positions=6,
                     clip=5.0,
-                    held=held,
-                    repair=repair,
+                    beside=Beside(surrogate, held, batch_size=8, repair=repair, popularity=0.0),
                 )
             )
         gains.append(next_item_gain(surrogate.eval(), held))
     assert gains[1] > gains[0] + 0.2
+
+
+@given(st.integers(0, 1000), st.floats(0.01, 2))
+def test_what_is_popular_in_real_histories_pulls_the_scores_to_its_shares(seed: int, weight: float) -> None:
+    torch.manual_seed(seed)
+    held = torch.randint(0, N_ITEMS + 1, (7, LENGTH))
+    held[0, 0] = 1
+    scores = torch.randn(5, N_ITEMS, dtype=torch.float64).requires_grad_()
+    shares = torch.stack([(held == item).sum() for item in range(1, N_ITEMS + 1)]) / (held > 0).sum()
+    loss = Beside(Recorder(True), held, batch_size=3, repair=0.0, popularity=weight)(scores.float())
+    torch.autograd.backward(loss)
+    expected = weight * (scores.detach().softmax(dim=1) - shares) / len(scores)
+    torch.testing.assert_close(scores.grad, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_beside_the_lists_are_weighted_real_histories_and_popularity() -> None:
+    held, scores, surrogate = torch.tensor([[1, 2, 3], [2, 3, 0]]), torch.randn(4, N_ITEMS), Recorder(True)
+
+    def beside(repair: float, popularity: float) -> Tensor:
+        return Beside(surrogate, held, batch_size=3, repair=repair, popularity=popularity)(scores)
+
+    assert beside(0.0, 0.0).item() == 0
+    assert beside(0.5, 0.0).item() == pytest.approx(0.5 * surrogate.head.weight.sum().item())
+    torch.testing.assert_close(beside(0.5, 2.0), beside(0.5, 0.0) + 2 * beside(0.0, 1.0))
+
+
+def test_an_epoch_adds_what_is_beside_the_lists_to_every_step() -> None:
+    answers, surrogate, seen = rob(make(seed=1, noise=0.3), 60), make(), []
+
+    def beside(scores: Tensor) -> Tensor:
+        seen.append(scores.shape)
+        return scores[:, 0].mean()
+
+    optimizer = torch.optim.SGD(surrogate.parameters(), lr=0.1)
+    before = surrogate.scores(answers.histories)[:, 0].mean().item()
+    for _ in range(20):
+        list(
+            learn_epoch(
+                surrogate,
+                optimizer,
+                answers,
+                lambda s, _: 0 * s.sum(),
+                batch_size=4,
+                positions=6,
+                clip=5,
+                beside=beside,
+            )
+        )
+    assert seen == [torch.Size([n * 6, N_ITEMS]) for n in (4, 4, 2)] * 20
+    assert surrogate.scores(answers.histories)[:, 0].mean().item() < before - 1
 
 
 def test_gain_is_that_of_the_last_item() -> None:

@@ -1,8 +1,11 @@
-"""A theft that goes on does not ask again."""
+"""What a thief spends, keeps and learns; its recordings have tests of their own."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +14,12 @@ from torch import Tensor
 
 from gro.data import Sequences
 from gro.errors import ArtifactError, ConfigError
-from gro.training import ANSWERS_FILE
+from gro.models import StateRecommender
+from gro.training import STATE_FILE, Quiet
 from gro_surrogates.distillation import next_item_gain
+from gro_surrogates.fusion import RankFusion
 from gro_surrogates.knowledge import held_histories
-from gro_surrogates.thief import Thief, ThiefSettings
+from gro_surrogates.thief import Theft, Thief, ThiefSettings
 
 N_ITEMS, CALLS = 30, 120
 SETTINGS = ThiefSettings(max_length=6, hidden_size=8, inner_size=8, epochs=1)
@@ -33,37 +38,20 @@ class Counter:
         return (histories[:, :1] + torch.arange(5)) % N_ITEMS + 1
 
 
-def weights(thief: Thief, target: Counter) -> Tensor:
-    return torch.cat([p.flatten() for p in thief(target, N_ITEMS, CALLS, seed=0).surrogate.parameters()])
+def copied(theft: Theft) -> StateRecommender:
+    assert isinstance(theft.surrogate, StateRecommender)
+    return theft.surrogate
 
 
-def test_recorded_answers_are_kept_and_give_the_same_copy(tmp_path: Path) -> None:
-    thief = Thief(SETTINGS, folder=tmp_path)
-    answers = thief.ask(Counter(), N_ITEMS, CALLS, seed=0)
-    expected = weights(Thief(SETTINGS), Counter())
-    first, again = Counter(), Counter(budget=0)
-    assert torch.equal(weights(thief, first), expected)
-    (tmp_path / "training.safetensors").unlink()
-    assert torch.equal(weights(thief, again), expected)
-    assert (first.calls, again.calls) == (answers.calls, 0)
+def weights(theft: Theft) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in theft.surrogate.parameters()])
 
 
 @pytest.mark.parametrize(("victim", "seed"), [("a", 1), ("b", 0)])
-def test_answers_of_another_theft_are_refused(tmp_path: Path, victim: str, seed: int) -> None:
+def test_the_training_of_another_theft_is_refused(tmp_path: Path, victim: str, seed: int) -> None:
     Thief(SETTINGS, folder=tmp_path, victim="a")(Counter(), N_ITEMS, CALLS, seed=0)
-    with pytest.raises(ArtifactError, match=rf"{ANSWERS_FILE}: begun with other settings"):
+    with pytest.raises(ArtifactError, match=rf"{STATE_FILE}: begun with other settings"):
         Thief(SETTINGS, folder=tmp_path, victim=victim)(Counter(), N_ITEMS, CALLS, seed=seed)
-
-
-def test_recorded_faults_are_kept(tmp_path: Path) -> None:
-    def short(histories: Tensor) -> Tensor:
-        lists = (histories[:, :1] + torch.arange(5)) % N_ITEMS + 1
-        return torch.where(histories[:, -1:] % 2 == 0, lists, lists * (torch.arange(5) < 3))
-
-    thief = Thief(SETTINGS, folder=tmp_path)
-    first, again = (thief(short, N_ITEMS, CALLS, seed=0).faults for _ in range(2))
-    assert 0 < first.short < CALLS
-    assert first == again
 
 
 def test_a_theft_survives_a_service_that_dies() -> None:
@@ -82,7 +70,7 @@ def test_what_real_histories_teach_without_a_call() -> None:
     assert Thief(SETTINGS, held=torch.tensor([[1, 2]])).without_calls(N_ITEMS, seed=0) is None
     held = (torch.arange(24)[:, None] + torch.arange(6)) % N_ITEMS + 1
     model = Thief(SETTINGS, held=held).without_calls(N_ITEMS, seed=0)
-    assert model is not None
+    assert isinstance(model, StateRecommender)
     assert next_item_gain(model, held) > 0.5
 
 
@@ -91,12 +79,14 @@ def test_a_pretrained_thief_begins_where_its_data_ends() -> None:
 
     def gain(pretrain: bool) -> float:
         settings = SETTINGS.model_copy(update={"known": 0.1, "pretrain": pretrain})
-        return next_item_gain(Thief(settings, held=held)(Counter(), N_ITEMS, CALLS, seed=0).surrogate, held)
+        return next_item_gain(copied(Thief(settings, held=held)(Counter(), N_ITEMS, CALLS, seed=0)), held)
 
     assert gain(pretrain=True) > gain(pretrain=False) + 0.2
 
 
-@pytest.mark.parametrize("use", [{"pretrain": True}, {"repair": 0.5}, {"queries": "replay-fitted"}])
+@pytest.mark.parametrize(
+    "use", [{"pretrain": True}, {"repair": 0.5}, {"popularity": 0.5}, {"queries": "replay-fitted"}]
+)
 def test_what_needs_data_is_refused_without(use: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="needs known above 0"):
         ThiefSettings.make(use)
@@ -122,17 +112,118 @@ def test_held_histories_are_the_latest_of_some_users(share: float, users: int) -
         assert [item for item in row if item] == list(range(max(1, n - 5), n + 1))
 
 
-def test_damaged_answers_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / ANSWERS_FILE
-    Thief(SETTINGS, folder=tmp_path)(Counter(), N_ITEMS, CALLS, seed=0)
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(ArtifactError, match="damaged"):
-        Thief(SETTINGS, folder=tmp_path)(Counter(), N_ITEMS, CALLS, seed=0)
+def constant(histories: Tensor) -> Tensor:
+    """A target that has nothing to tell after its first list."""
+    return torch.arange(1, 6).expand(len(histories), -1)
 
 
-def test_nothing_is_kept_of_a_questioning_that_broke_off(tmp_path: Path) -> None:
+def test_a_frugal_thief_stops_when_a_round_teaches_nothing_more() -> None:
+    settings = SETTINGS.model_copy(update={"stop_gain": 0.02, "epochs": 6, "learning_rate": 0.05})
+    theft = Thief(settings)(constant, N_ITEMS, 8 * CALLS, seed=0)
+    assert theft.calls == 2 * CALLS
+    assert theft.logs[0].best["held_out_agreement@10"] == 1
+
+
+@pytest.mark.parametrize(
+    ("agreements", "eighths"),
+    [([0.1, 0.11], 2), ([0.1, 0.13, 0.14], 4), ([0.1, 0.2, 0.3, 0.29], 8), ([0.1, 0.2, 0.3, 0.4], 8), ([0.5, 0.1], 2)],
+)
+def test_rounds_double_until_one_gains_too_little_or_all_is_spent(
+    agreements: list[float], eighths: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = SETTINGS.model_copy(update={"stop_gain": 0.02})
+    target, bought_again = Counter(8 * CALLS), Counter(0)
+    for each in (target, bought_again):
+        found = iter(agreements)
+        monkeypatch.setattr(Thief, "agreed", lambda self, recording, n_items, seed, found=found: next(found))
+        theft = Thief(settings, recordings=tmp_path)(each, N_ITEMS, 8 * CALLS, seed=0)
+        assert theft.calls == eighths * CALLS
+        assert next(found, None) is None
+    assert target.calls == eighths * CALLS
+    assert bought_again.calls == 0
+
+
+ENSEMBLE = SETTINGS.model_copy(update={"clones": ("SASRec", "GRU4Rec"), "epochs": 2})
+
+
+class Stopped(Quiet):
+    """Counts the epochs of all clones and breaks off after one of them."""
+
+    def __init__(self, last: int | None = None) -> None:
+        self.epochs, self.last = 0, last
+
+    def epoch(self, epoch: int, figures: Mapping[str, float]) -> None:
+        self.epochs += 1
+        if self.epochs == self.last:
+            raise KeyboardInterrupt
+
+
+def test_an_ensemble_is_the_fusion_of_clones_that_learnt_alone() -> None:
+    theft = Thief(ENSEMBLE)(Counter(), N_ITEMS, CALLS, seed=3)
+    assert [type(clone).__name__ for clone in theft.clones] == ["SASRec", "GRU4Rec"]
+    assert len(theft.logs) == 2
+    alone = Thief(ENSEMBLE.model_copy(update={"clones": ()}))(Counter(), N_ITEMS, CALLS, seed=3)
+    histories = torch.tensor([[1, 2, 0], [7, 8, 9]])
+    with torch.no_grad():
+        assert torch.equal(theft.clones[0].scores(histories), copied(alone).scores(histories))
+        assert torch.equal(theft.surrogate.scores(histories), RankFusion(theft.clones).scores(histories))
+
+
+@pytest.mark.parametrize("last", [1, 2, 3])
+def test_an_ensemble_goes_on_with_the_clone_and_the_epoch_it_was_in(tmp_path: Path, last: int) -> None:
+    unbroken = Thief(ENSEMBLE)(Counter(), N_ITEMS, CALLS, seed=0)
+    thief = Thief(ENSEMBLE, folder=tmp_path / "theft")
     with pytest.raises(KeyboardInterrupt):
-        Thief(SETTINGS, folder=tmp_path)(Counter(budget=CALLS // 2), N_ITEMS, CALLS, seed=0)
-    assert not list(tmp_path.iterdir())
+        replace(thief, progress=Stopped(last))(Counter(), N_ITEMS, CALLS, seed=0)
+    rest = Stopped()
+    assert torch.equal(weights(replace(thief, progress=rest)(Counter(), N_ITEMS, CALLS, seed=0)), weights(unbroken))
+    assert rest.epochs == 4 - last
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*") if path.is_file()) == [
+        "theft.clone-2/training.safetensors",
+        "theft/training.safetensors",
+    ]
+
+
+def test_clones_of_an_ensemble_each_learn_real_histories() -> None:
+    held = (torch.arange(24)[:, None] + torch.arange(6)) % N_ITEMS + 1
+    model = Thief(ENSEMBLE, held=held).without_calls(N_ITEMS, seed=0)
+    assert isinstance(model, RankFusion)
+    for clone in model.clones:
+        assert isinstance(clone, StateRecommender)
+        assert next_item_gain(clone, held) > 0.4  # untrained: 0.25
+
+
+@pytest.mark.parametrize(
+    ("card", "knowledge"),
+    [
+        ({}, "data-free"),
+        ({"stop_gain": 0.1, "loss": "bpr"}, "data-free"),
+        ({"known": 0.1, "popularity": 0.1}, "data-limited"),
+        *(({name: value}, "adaptive") for name, value in [("invert", True), ("clones", ["NARM"]), ("neighbours", 1)]),
+        *(({name: value}, "adaptive") for name, value in [("truncate", 5), ("loss", "set"), ("decoys", 3.0)]),
+        ({"known": 0.1, "invert": True}, "adaptive"),
+    ],
+)
+def test_a_thief_knows_what_its_tricks_tell(card: dict[str, Any], knowledge: str) -> None:
+    assert ThiefSettings.make(card).knowledge == knowledge
+
+
+def test_what_a_frugal_thief_bought_survives_a_service_that_dies_between_rounds() -> None:
+    asked = 0
+
+    def dying(histories: Tensor) -> Tensor:
+        nonlocal asked
+        asked += len(histories)
+        if asked > 480 // 8:
+            raise ConnectionError("refused")
+        return constant(histories)
+
+    theft = Thief(SETTINGS.model_copy(update={"stop_gain": 0.01}))(dying, N_ITEMS, 480, seed=0)
+    assert theft.calls == asked
+    assert theft.faults.failed == asked - 60
+
+
+def test_a_frugal_thief_says_what_its_first_round_needs() -> None:
+    thief = Thief(SETTINGS.model_copy(update={"stop_gain": 0.01}))
+    with pytest.raises(ConfigError, match="in the first of 4 rounds; give more than 48"):
+        thief(Counter(), N_ITEMS, 48, seed=0)

@@ -11,7 +11,7 @@ from torch import Tensor
 from gro_surrogates.answers import Answers, Caller
 from gro_surrogates.queries import ask
 from gro_surrogates.strategies import Autoregressive, Random
-from gro_surrogates.tricks import Fused, borda, without_decoys
+from gro_surrogates.tricks import Fused, borda, find_decoys, without_decoys
 
 N_ITEMS = 20
 
@@ -89,7 +89,10 @@ def test_decoys_are_left_out(known: bool) -> None:
     lists[::2, :, 3] = 2
     answers = Answers(torch.ones(200, 3, dtype=torch.int64), lists.to(torch.int16), torch.zeros(200, dtype=torch.int64))
     held = torch.cat([torch.full((600,), 2), torch.arange(3, N_ITEMS + 1).repeat(160)])[None] if known else None
-    kept = without_decoys(answers, N_ITEMS, 5.0, held).lists
+    parts = [answers.rows(rows) for rows in torch.arange(200).split(70)]
+    decoys = find_decoys(parts, N_ITEMS, 5.0, held)
+    assert decoys.nonzero()[:, 0].tolist() == ([1] if known else [1, 2])
+    kept = without_decoys(answers, decoys).lists
     assert not (kept == 1).any()
     assert bool((kept == 2).any()) == known
     others = [[i for i in row if i > 2] for row in lists.flatten(0, 1).tolist()]
