@@ -72,7 +72,8 @@ class _Parted(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, of_listed: Tensor, of_unlisted: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        of_listed, of_unlisted = grad_outputs
         columns, weights, total = ctx.saved_tensors
         return (weights * (of_unlisted / total)).scatter_(-1, columns, of_listed), None
 

@@ -73,7 +73,8 @@ def _every_thief(entries: list[Mapping[str, Any]]) -> Iterator[str]:
     yield "|---" * (2 + len(entries)) + "|"
     for thief in entries[0]["thieves"]:
         found = [{each["thief"]: each for each in entry["thieves"]}.get(thief["thief"]) for entry in entries]
-        yield _line(thief["thief"], thief["knowledge"], *map(_advantage, found))
+        figures = (_advantage(each, len(entry["seeds"])) for each, entry in zip(found, entries, strict=True))
+        yield _line(thief["thief"], thief["knowledge"], *figures)
 
 
 def _beside_the_paper(published: Mapping[str, Any], entries: list[Mapping[str, Any]]) -> Iterator[str]:
@@ -92,11 +93,13 @@ def _line(*cells: object) -> str:
     return f"| {' | '.join(cell(str(each)) for each in cells)} |"
 
 
-def _advantage(thief: Mapping[str, Any] | None) -> str:
+def _advantage(thief: Mapping[str, Any] | None, seeds: int) -> str:
+    """Access advantage and Agr@10, and of how many seeds where that is not all of them."""
     if thief is None:
         return "-"
     advantage = _figure({"mean": thief["access_advantage"], "interval": thief["interval"]})
-    return f"{advantage}, {_percent(thief['agreement@10'])}"
+    fewer = f" ({thief['seeds']} of {seeds} seeds)" if thief["seeds"] < seeds else ""
+    return f"{advantage}, {_percent(thief['agreement@10'])}{fewer}"
 
 
 def _figure(value: Mapping[str, Any]) -> str:
