@@ -133,8 +133,17 @@ def _take(given: dict[str, Any], cls: type[Settings]) -> dict[str, Any]:
 
 @contextmanager
 def _logging(level: int) -> Iterator[None]:
-    """Show what the library logs as lines on stderr."""
+    """Show what the library logs as lines on stderr; what it says of a dataset once, however often that is read."""
     logger, handler = logging.getLogger("gro"), logging.StreamHandler(sys.stderr)
+    said: set[str] = set()
+
+    def new(record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        repeated = record.name.startswith("gro.data") and message in said
+        said.add(message)
+        return not repeated
+
+    handler.addFilter(new)
     before = logger.level
     logger.addHandler(handler)
     logger.setLevel(level)

@@ -231,6 +231,12 @@ def test_a_target_no_better_than_what_the_thief_holds_misses_every_bar(
     assert "access advantage\n- %" in written
 
 
+def test_the_dataset_is_named_once_however_many_thieves_are_played(run: Path, suite: Suite, gro: Gro) -> None:
+    answer = gro("redteam", run, "--suite", suite("walker", "dunce", calls=50), "--seed", 7)
+    assert answer.err.count(": access advantage ") == 2
+    assert answer.err.count("tiny/tiny.inter") == 1
+
+
 def test_bad_input_is_one_line_and_exit_code_2(run: Path, gro: Gro) -> None:
     answer = gro("redteam", run, "--suite", "standrad", "--quiet")
     assert answer.code == 2
