@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,14 +32,17 @@ from gro.config import (
     TrainingSettings,
 )
 from gro.data import HeldOut, Sequences, dataset_card, load
-from gro.defenses.order import Reordered
+from gro.defenses import cards as defences
+from gro.defenses.cards import Defence
+from gro.defenses.pipeline import exposed
+from gro.defenses.served import defence_of, digest, exposed_by, served
+from gro.defenses.shadows import shadow_targets
+from gro.defenses.training import PaperTraining, Training
 from gro.errors import ArtifactError, ConfigError
 from gro.evaluation import theft_report, utility_report
-from gro.metrics import ndcg, utility
+from gro.metrics import CUTOFFS, IntArray, ndcg, utility
 from gro.models import Popularity, Recommender, StateRecommender, build
 from gro.optimizer.plain import fit
-from gro.optimizer.protect import Protection
-from gro.optimizer.shadows import shadow_targets
 from gro.ranking import ranks
 from gro.serving import RankingService
 from gro.training import Progress, Quiet
@@ -100,35 +103,47 @@ def train(progress: Progress | None = None, **settings: Any) -> Run:
 
 
 def protect(progress: Progress | None = None, **settings: Any) -> Run:
-    """Train a recommender whose lists teach a thief less (GRO); see :class:`gro.config.ProtectCommand`.
+    """Put a defence on a recommender, GRO unless another is named; see :class:`gro.config.ProtectCommand`.
 
-    Starts from the plain target ``from_``, or trains one as ``OUT.plain``. Resumes like :func:`train`.
+    Starts from the plain target ``from_``, or trains one as ``OUT.plain``. Resumes like :func:`train`. The report's
+    "target" is measured as it will be served, its "utility_loss_at" says what the defence costs at every cutoff.
 
     Raises:
-        GroError: as :func:`train`; or the plain target is of another dataset or architecture.
+        GroError: as :func:`train`; or the plain target is of another dataset or architecture, or the defence's card is
+            wrong or cannot apply.
     """
     command = complete(ProtectCommand, settings)
-    if finished := _finished(command.out, command):
+    defence = defences.read(command.defence)
+    _require_meant(settings, defence)
+    described = {**_identity(command), "defence_card": defence.table()}
+    if finished := _finished_as(command.out, described):
         return finished
     sequences = load(command)
-    undefended = _plain_target(command, sequences, progress or Quiet())
-    target = _new(command, sequences) if command.from_scratch else build(command, sequences.n_items)
-    if not command.from_scratch:
-        target.load_state_dict(undefended.state_dict())
-    student = _new(command, sequences, model=command.student or command.model, seed=command.seed + 1)
-    log = Protection(
-        target=target.to(_device(command.device)),
-        student=student,
+    k = exposed(defence.parts, _possible_k(command, sequences), sequences.n_items)
+    plain = _plain_target(command, sequences, progress or Quiet())
+    defence = defence.keyed(sequences, command.seed)
+    trained = Training(
+        plain=plain,
         sequences=sequences,
         settings=command.part(ProtectionSettings),
-        plain_ndcg=float(ndcg(ranks(undefended, sequences.valid), 10).mean()),
+        secret=defence.key,
         folder=command.out,
         progress=progress or Quiet(),
-    ).run()
-    plain, protected, taught = (utility(ranks(m, sequences.test)) for m in (undefended, target, student))
-    loss = 1 - protected["ndcg@10"] / plain["ndcg@10"] if plain["ndcg@10"] else None
-    report = {"target": protected, "plain": plain, "student": taught, "utility_loss": loss}
-    return _save(command, target, sequences, {**report, "epoch": log.best_epoch, "valid": log.best})
+    )(defence.training)
+    defence = defence.fitted(trained.target, sequences)
+    target = defence.before(trained.target, command.k, command.seed)
+    before, after = (ranks(model, sequences.test) for model in (plain, target))
+    losses = {str(cutoff): _lost(before, after, cutoff) for cutoff in (*CUTOFFS, 50, 100) if cutoff <= k}
+    report = {
+        "defence": defence.name,
+        "exposed": k,
+        "target": utility(after),
+        "plain": utility(before),
+        "utility_loss": _lost(before, after, 10),
+        "utility_loss_at": losses,
+        **trained.report,
+    }
+    return _save(command, trained.members, sequences, report, described, defence.table())
 
 
 def evaluate(**settings: Any) -> Run:
@@ -140,13 +155,15 @@ def evaluate(**settings: Any) -> Run:
     command = EvaluateCommand.make(settings)
     artifact = artifacts.load(command.run)
     sequences = _dataset(artifact, command.data_path)
+    k = _lists_of(artifact)
+    target = served(artifact, k, command.seed, _device(command.device))
     report = {
         "dataset": sequences.name,
         "users": sequences.n_users,
         "model": artifact.manifest.model.model,
-        "k": _exposed_k(artifact),
+        "k": exposed_by(target, k),
         "seed": command.seed,
-        "target": utility_report(artifact.model.to(_device(command.device)), sequences.test, command.seed),
+        "target": utility_report(target, sequences.test, command.seed),
         "floor": utility_report(Popularity(sequences.train), sequences.test, command.seed),
     }
     return Run(command.run, report)
@@ -167,25 +184,25 @@ def attack(progress: Progress | None = None, **settings: Any) -> Run:
     overrides = {key: value for key, value in settings.items() if key not in own}
     card = thief_settings(command.thief, {"max_length": artifact.model.max_length, **overrides})
     out = command.out or _theft_folder(command, overrides)
+    behind = digest(artifact) or ""
     described = {**_identity(command), **card.model_dump(mode="json"), "target": artifact.manifest.files}
+    described |= {"behind": behind} if behind else {}
     if finished := _finished_as(out, described):
         return _theft(out, finished.report)
     for number in range(1, len(card.clones)):
         artifacts.require_replaceable(clone_folder(out, number))
     sequences = _dataset(artifact, command.data_path)
     device = _device(command.device)
-    k = command.k or _exposed_k(artifact)
-    target: Recommender = artifact.model.to(device)
-    if command.serving is not None:
-        target = Reordered(target, k, command.serving, command.seed)
-    service = RankingService(target, k)
+    k = command.k or _lists_of(artifact)
+    target = served(artifact, k, command.seed, device)
+    service = RankingService(target, exposed_by(target, k))
     length = card.sequence_length or card.max_length
     thief = Thief(
         settings=card,
         device=device,
         folder=out,
         progress=progress or Quiet(),
-        victim=f"{artifact.manifest.files} k {service.k}{(command.serving and f' {command.serving}') or ''}",
+        victim=f"{artifact.manifest.files} k {service.k}{behind}",
         held=held_histories(sequences.train, card.known, length, command.seed) if card.known else None,
         recordings=_thefts(command.run) / "answers",
         shadows=_shadows(artifact, device),
@@ -236,14 +253,27 @@ def stolen_copy(theft: Path) -> StateRecommender | RankFusion:
     return RankFusion([first.model, *others]) if others else first.model
 
 
-def robbed(command: AttackCommand | RedteamCommand) -> tuple[StateRecommender, HeldOut]:
-    """The target that a command is about, on its device, and the held-out items to measure it on.
+def undefended(run: Path) -> dict[str, float]:
+    """Utility of a plain target on test users, as :func:`train` found it.
+
+    Raises:
+        ArtifactError: the run is missing, damaged or not a plain target.
+    """
+    manifest = artifacts.load(run).manifest
+    if manifest.defence is not None:
+        raise ArtifactError(f"{run}: has a defence already; give the plain target that it was made from")
+    return dict(manifest.metrics["target"])  # type: ignore[arg-type]
+
+
+def robbed(command: AttackCommand | RedteamCommand) -> tuple[Recommender, HeldOut]:
+    """The target that a command is about, as it is served, and the held-out items to measure it on.
 
     Raises:
         GroError: as :func:`evaluate`.
     """
     artifact = artifacts.load(command.run)
-    return artifact.model.to(_device(command.device)), _dataset(artifact, command.data_path).test
+    k = command.k or _lists_of(artifact)
+    return served(artifact, k, command.seed, _device(command.device)), _dataset(artifact, command.data_path).test
 
 
 def _theft(out: Path, metrics: Mapping[str, Any]) -> Run:
@@ -252,12 +282,13 @@ def _theft(out: Path, metrics: Mapping[str, Any]) -> Run:
 
 def _shadows(artifact: Artifact, device: torch.device) -> Shadows | None:
     """How a thief who knows the target's defence rehearses it; ``None`` for a plain target."""
-    settings = artifact.manifest.settings
-    if "swap_weight" not in settings:
+    defence = defence_of(artifact)
+    if defence is None:
         return None
+    settings = artifact.manifest.settings
     known = ProtectionSettings.make({k: v for k, v in settings.items() if k in ProtectionSettings.model_fields})
     n_items = artifact.model.n_items
-    return lambda histories, seed: shadow_targets(histories, n_items, known, seed, device)
+    return lambda histories, seed: shadow_targets(histories, n_items, defence, known, seed, device)
 
 
 def _floors(thief: Thief, sequences: Sequences, seed: int) -> dict[str, Recommender]:
@@ -270,7 +301,7 @@ def _train(command: TrainCommand, sequences: Sequences, progress: Progress) -> R
     model = _new(command, sequences)
     log = fit(model, sequences, command.part(TrainingSettings), folder=command.out, progress=progress)
     report = {"target": utility(ranks(model, sequences.test)), "epoch": log.best_epoch, "valid": log.best}
-    return _save(command, model, sequences, report)
+    return _save(command, [model], sequences, report, {})
 
 
 def _plain_target(command: ProtectCommand, sequences: Sequences, progress: Progress) -> StateRecommender:
@@ -288,26 +319,50 @@ def _plain_target(command: ProtectCommand, sequences: Sequences, progress: Progr
     return artifact.model.to(_device(command.device))
 
 
-def _new(command: TrainCommand | ProtectCommand, sequences: Sequences, **changes: Any) -> StateRecommender:
+def _new(command: TrainCommand, sequences: Sequences) -> StateRecommender:
+    _possible_k(command, sequences)
+    return build(command, sequences.n_items, seed=command.seed).to(_device(command.device))
+
+
+def _possible_k(command: TrainCommand | ProtectCommand, sequences: Sequences) -> int:
     if command.k > sequences.n_items:
         raise ConfigError(f"k is {command.k}; the catalogue of {sequences.name} has {sequences.n_items} items")
-    settings = command.model_copy(update=changes)
-    return build(settings, sequences.n_items, seed=settings.seed).to(_device(command.device))
+    return command.k
+
+
+def _require_meant(settings: Mapping[str, Any], defence: Defence) -> None:
+    """Refuse switches of GRO that a defence which does not train by it would ignore."""
+    switches = ProtectionSettings.model_fields.keys() - TrainingSettings.model_fields.keys()
+    if not isinstance(defence.training, PaperTraining) and (given := sorted(switches & settings.keys())):
+        raise ConfigError(f"{given[0]} is a switch of GRO, by which the defence '{defence.name}' does not train")
+
+
+def _lost(before: IntArray, after: IntArray, k: int) -> float | None:
+    """Relative loss of NDCG@k, of places of the same held-out items."""
+    was, now = (float(ndcg(places, k).mean()) for places in (before, after))
+    return 1 - now / was if was else None
 
 
 def _save(
-    command: TrainCommand | ProtectCommand, model: StateRecommender, sequences: Sequences, report: dict[str, Any]
+    command: TrainCommand | ProtectCommand,
+    models: Sequence[StateRecommender],
+    sequences: Sequences,
+    report: dict[str, Any],
+    described: Mapping[str, Any],
+    defence: Mapping[str, Any] | None = None,
 ) -> Run:
     about = {"dataset": sequences.name, "users": sequences.n_users, "model": command.model}
     report = {**about, "k": command.k, "seed": command.seed, **report}
     artifacts.save(
         command.out,
-        model=model,
+        model=models[0],
+        others=models[1:],
+        defence=defence,
         settings=command,
         item_tokens=sequences.item_tokens,
         dataset={"name": sequences.name, "digest": sequences.digest},
         seed=command.seed,
-        command=command.model_dump(mode="json"),
+        command={**command.model_dump(mode="json"), **described},
         metrics=report,
     )
     return Run(command.out, report)
@@ -345,13 +400,13 @@ def _dataset(artifact: Artifact, data_path: Path | None) -> Sequences:
     return sequences
 
 
-def _exposed_k(artifact: Artifact) -> int:
+def _lists_of(artifact: Artifact) -> int:
     return int(str(artifact.manifest.settings.get("k", min(100, artifact.model.n_items))))
 
 
 def _theft_folder(command: AttackCommand, overrides: Mapping[str, Any]) -> Path:
     name = f"{Path(command.thief).stem}-{command.calls}-{command.seed}"
-    unusual = {**overrides, **{name: value for name in ("k", "serving") if (value := getattr(command, name))}}
+    unusual = {**overrides, **({"k": command.k} if command.k else {})}
     if unusual:
         name += "-" + hashlib.sha256(repr(sorted(unusual.items())).encode()).hexdigest()[:8]
     return _thefts(command.run) / name

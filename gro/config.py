@@ -185,6 +185,8 @@ class ProtectCommand(DataSettings, ProtectionSettings, DeviceSettings):
     """Folder of the artifact; until it is done, of the state to resume from."""
     from_: Annotated[Path | None, Field(alias="from")] = None
     """Artifact of the plain target; unset trains one as OUT.plain first."""
+    defence: str = "gro"
+    """Card of the defence, by name or as a file; the settings of GRO are for defences that train by it."""
 
 
 class EvaluateCommand(DeviceSettings):
@@ -209,8 +211,6 @@ class AttackCommand(DeviceSettings):
     """Budget: histories sent, one list each."""
     k: PositiveInt | None = None
     """Exposed list length; unset takes the one that the target was made for."""
-    serving: Literal["random", "reverse"] | None = None
-    """Serve the lists shuffled or reversed, the baselines of the GRO paper; unset serves them as they are."""
     seed: Annotated[int, Field(ge=0)] = 0
     data_path: Path | None = None
     """Where the dataset is now; unset looks where it was."""
@@ -241,6 +241,44 @@ class RedteamCommand(DeviceSettings):
     """Where the dataset is now; unset looks where it was."""
     out: Path | None = None
     """Folder of the report; unset is RUN.redteam/SUITE."""
+
+
+class RateLimitCommand(DeviceSettings):
+    """Settings of ``gro rate-limit``."""
+
+    run: Path
+    """Artifact of the target."""
+    policy: str
+    """Policy, by the name of a shipped one or as a file."""
+    thief: Annotated[tuple[str, ...], Field(min_length=1)] = ("short-restarts", "autoregressive", "few-shot-10")
+    """Cards of the thieves, by name or as files."""
+    calls: PositiveInt = 50_000
+    """Largest budget that is played, whatever the policy lets through."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of every theft."""
+    data_path: Path | None = None
+    """Where the dataset is now; unset looks where it was."""
+    out: Path | None = None
+    """Folder of the report; unset is RUN.ratelimit/POLICY."""
+
+
+class FrontierCommand(DeviceSettings):
+    """Settings of ``gro frontier``."""
+
+    run: Path
+    """Artifact of a plain target."""
+    defence: tuple[str, ...]
+    """Cards of defences, by name or as files."""
+    suite: str = "standard"
+    """Card of the suite of thieves, by name or as a file."""
+    calls: PositiveInt | None = None
+    """Budget of each thief; unset takes the suite's."""
+    k: PositiveInt | None = None
+    """List length before the defence; unset takes the one that the target was made for."""
+    data_path: Path | None = None
+    """Where the dataset is now; unset looks where it was."""
+    out: Path | None = None
+    """Folder of the results, and of what is made for them; unset is RUN.frontier."""
 
 
 class ReproduceCommand(DeviceSettings):

@@ -86,6 +86,8 @@ def theft_report(
 def shared_by_popularity(ours: IntArray, theirs: IntArray, interactions: IntArray) -> dict[str, float | None]:
     """What part of the items of our lists ``[n, k]`` is in theirs too, by popularity; ``None`` where we list no such.
 
+    Lists may be right-padded with 0.
+
     The most popular items that make up a third of the ``interactions [n_items]`` are the head, those that make up the
     next third the middle, the others the tail.
     """
@@ -94,7 +96,7 @@ def shared_by_popularity(ours: IntArray, theirs: IntArray, interactions: IntArra
     before = np.cumsum(interactions[order]) - interactions[order]
     third = np.empty(len(interactions), dtype=np.int64)
     third[order] = np.minimum(3 * before // max(1, interactions.sum()), 2)
-    which = third[ours - 1]
+    which = np.where(ours > 0, third[ours - 1], -1)
     return {
         name: float(found[which == number].mean()) if (which == number).any() else None
         for number, name in enumerate(POPULARITY)

@@ -48,11 +48,11 @@ def utility(ranks: IntArray, ks: Sequence[int] = CUTOFFS) -> dict[str, float]:
 
 
 def agreement(lists: IntArray, others: IntArray, k: int) -> FloatArray:
-    """Agr@k of every history: the share of items that two lists' first ``k`` have in common.
+    """Agr@k of every history: how many items two lists' first ``k`` have in common, divided by ``k``.
 
     Args:
-        lists: distinct item ids ``[n, >= k]``.
-        others: distinct item ids ``[n, >= k]``.
+        lists: distinct item ids ``[n, >= k]``, right-padded with 0, which is in common with nothing.
+        others: distinct item ids ``[n, >= k]``, likewise.
         k: cutoff.
 
     Raises:
@@ -64,7 +64,7 @@ def agreement(lists: IntArray, others: IntArray, k: int) -> FloatArray:
             f"agreement at {k} of lists {lists.shape} and {others.shape}: rows must match, k be 1..{shortest}"
         )
     merged = np.sort(np.concatenate([lists[:, :k], others[:, :k]], axis=1), axis=1)
-    return np.asarray((merged[:, 1:] == merged[:, :-1]).sum(axis=1) / k, dtype=np.float64)
+    return np.asarray(_pairs(merged).sum(axis=1) / k, dtype=np.float64)
 
 
 def rbo(lists: IntArray, others: IntArray, p: float = 0.9) -> FloatArray:
@@ -73,8 +73,8 @@ def rbo(lists: IntArray, others: IntArray, p: float = 0.9) -> FloatArray:
     ``RBO_ext = X_k / k * p^k + (1 - p) / p * sum_d X_d / d * p^d`` with ``X_d`` the overlap at depth ``d``.
 
     Args:
-        lists: distinct item ids ``[n, k]``.
-        others: distinct item ids ``[n, k]``.
+        lists: distinct item ids ``[n, k]``, right-padded with 0, which is in common with nothing.
+        others: distinct item ids ``[n, k]``, likewise.
         p: persistence in (0, 1); the weight of depth falls with ``p^d``.
 
     Raises:
@@ -96,9 +96,14 @@ def _met(lists: IntArray, others: IntArray) -> FloatArray:
     both = np.concatenate([lists, others], axis=1)
     order = np.argsort(both, axis=1)
     merged = np.take_along_axis(both, order, axis=1)
-    rows, columns = np.nonzero(merged[:, 1:] == merged[:, :-1])
+    rows, columns = np.nonzero(_pairs(merged))
     depths = np.maximum(order[rows, columns] % k, order[rows, columns + 1] % k)
     return np.bincount(rows * k + depths, minlength=lists.size).astype(np.float64).reshape(lists.shape)
+
+
+def _pairs(merged: IntArray) -> npt.NDArray[np.bool_]:
+    """Which ids of sorted rows ``[n, m]`` are followed by the same id; padding never is: ``[n, m - 1]``."""
+    return np.asarray((merged[:, 1:] == merged[:, :-1]) & (merged[:, 1:] != 0))
 
 
 def access_advantage(surrogate: float, floor: float, target: float) -> float:

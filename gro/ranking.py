@@ -1,4 +1,7 @@
-"""Lists and ranks over the full catalogue, in chunks. Seen items are not masked; ties go to the lower item id."""
+"""Lists and ranks over the full catalogue, in chunks. Seen items are not masked; ties go to the lower item id.
+
+An item whose score is -inf is masked: no list holds it, and its place is the last.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +15,21 @@ from torch import Tensor, nn
 
 from gro.data import HeldOut
 from gro.errors import GroError
-from gro.models import Recommender
+from gro.models import PADDING, Recommender
 from gro.models.base import device_of
 
 BATCH = 256
+MASKED = -torch.inf
 
 
 def top_k(scores: Tensor, k: int) -> Tensor:
-    """The ``k`` best items of each row of scores ``[B, n_items]``, best first: item ids ``[B, k]``.
+    """The ``k`` best items of each row of scores ``[B, n_items]``, best first: item ids ``[B, k]``, right-padded.
 
     ``torch.topk`` promises no order among equal scores, so rows in which one of the ``k + 1`` best is tied are chosen
     again, in O(n_items).
 
     Raises:
-        GroError: ``k`` is not in 1..n_items, or a score is NaN or infinite.
+        GroError: ``k`` is not in 1..n_items, or a row's best score is not finite.
     """
     n_items = scores.shape[1]
     if not 1 <= k <= n_items:
@@ -33,10 +37,11 @@ def top_k(scores: Tensor, k: int) -> Tensor:
     best = scores.topk(min(k + 1, n_items), dim=1)
     _require_finite(best.values[:, 0])
     columns = best.indices[:, :k]
-    tied = (best.values[:, 1:] == best.values[:, :-1]).any(dim=1).nonzero()[:, 0]
+    masked = best.values[:, :k] == MASKED
+    tied = ((best.values[:, 1:] == best.values[:, :-1]) & (best.values[:, 1:] != MASKED)).any(dim=1).nonzero()[:, 0]
     if len(tied):
         columns[tied] = _lower_ids_first(scores[tied], best.values[tied, k - 1 : k], k)
-    return columns + 1
+    return (columns + 1).masked_fill(masked, PADDING)
 
 
 def ranks(model: Recommender, held_out: HeldOut, batch_size: int = BATCH) -> npt.NDArray[np.int64]:
@@ -88,11 +93,12 @@ def places(scores: Tensor, items: Tensor) -> Tensor:
     column = items[:, None] - 1
     own = scores.gather(1, column)
     earlier = torch.arange(scores.shape[1], device=scores.device) < column
-    return 1 + (scores > own).sum(dim=1) + ((scores == own) & earlier).sum(dim=1)
+    before = (scores > own).sum(dim=1) + ((scores == own) & earlier).sum(dim=1)
+    return 1 + before.masked_fill(own[:, 0] == MASKED, scores.shape[1] - 1)
 
 
 def _require_finite(best: Tensor) -> None:
-    """Check each row's best score ``[B]``: NaN and +inf surface there; -inf below a finite score is a masked item."""
+    """Check each row's best score ``[B]``: NaN and +inf surface there, and a row in which everything is masked."""
     if not torch.isfinite(best).all():
         raise GroError("the model's scores are not finite; it was damaged or its training diverged")
 

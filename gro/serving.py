@@ -11,46 +11,22 @@ from gro.models.base import device_of, lengths
 from gro.ranking import evaluating, top_k
 
 
-class RankingService:
-    """The callable ``histories -> lists`` that a caller, and so a thief, sees.
+class Remembering:
+    """A recommender that computes only what is new.
 
     Where the histories of a call are those of the call before, each longer by one item, only the new items are
     computed: growing a history item by item costs about one pass over it.
-
-    Attributes:
-        model: the recommender behind the door.
-        k: exposed list length.
-        calls: histories answered so far.
     """
 
-    def __init__(self, model: Recommender, k: int) -> None:
-        """Serve ``model``; lists have ``k`` items.
-
-        Raises:
-            GroError: ``k`` is not in 1..n_items.
-        """
-        if not 1 <= k <= model.n_items:
-            raise GroError(f"k is {k}; a list has between 1 and {model.n_items} items, the size of the catalogue")
+    def __init__(self, model: Recommender) -> None:
         self.model = model
-        self.k = k
-        self.calls = 0
-        self._device = device_of(model)
+        self.n_items = model.n_items
+        self.max_length = model.max_length
         self._last: Tensor | None = None
         self._memory: list[Tensor] | None = None
 
-    def __call__(self, histories: Tensor) -> Tensor:
-        """Answer right-padded histories ``[B, T]`` of item ids with lists ``[B, k]`` of item ids, best first.
-
-        Raises:
-            DataError: a history is empty, has a gap or names an item outside 1..n_items.
-            GroError: the model's scores are not finite.
-        """
-        check_histories(histories, self.model.n_items)
-        self.calls += len(histories)
-        with evaluating(self.model):
-            return top_k(self._scores(histories.to(self._device)), self.k)
-
-    def _scores(self, histories: Tensor) -> Tensor:
+    def scores(self, histories: Tensor) -> Tensor:
+        """Score the next item after each history: ``[B, T]`` to ``[B, n_items]``."""
         last, self._last = self._last, histories.clone()
         if isinstance(self.model, CausalRecommender) and self._continues(histories, last):
             return self._extend(self.model, histories)
@@ -71,6 +47,42 @@ class RankingService:
             self._memory, known = model.memory(len(histories)), 0
         states = [model.extend(self._memory, at, histories[:, at]) for at in range(known, histories.shape[1])]
         return model.item_scores(states[-1])
+
+
+class RankingService:
+    """The callable ``histories -> lists`` that a caller, and so a thief, sees.
+
+    Attributes:
+        model: the recommender behind the door.
+        k: exposed list length.
+        calls: histories answered so far.
+    """
+
+    def __init__(self, model: Recommender, k: int) -> None:
+        """Serve ``model``; lists have ``k`` items.
+
+        Raises:
+            GroError: ``k`` is not in 1..n_items.
+        """
+        if not 1 <= k <= model.n_items:
+            raise GroError(f"k is {k}; a list has between 1 and {model.n_items} items, the size of the catalogue")
+        self.model = model
+        self.k = k
+        self.calls = 0
+        self._device = device_of(model)
+        self._remembering = Remembering(model)
+
+    def __call__(self, histories: Tensor) -> Tensor:
+        """Answer right-padded histories ``[B, T]`` of item ids with lists ``[B, k]`` of item ids, best first.
+
+        Raises:
+            DataError: a history is empty, has a gap or names an item outside 1..n_items.
+            GroError: the model's scores are not finite.
+        """
+        check_histories(histories, self.model.n_items)
+        self.calls += len(histories)
+        with evaluating(self.model):
+            return top_k(self._remembering.scores(histories.to(self._device)), self.k)
 
 
 def check_histories(histories: Tensor, n_items: int) -> None:

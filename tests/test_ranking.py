@@ -16,7 +16,7 @@ from gro.data import Sequences
 from gro.errors import GroError
 from gro.metrics import utility
 from gro.models import Popularity, build
-from gro.ranking import lists, ranks, top_k
+from gro.ranking import lists, places, ranks, top_k
 
 Ints = npt.NDArray[np.int64]
 LEVELS = [-float("inf"), -1.5, -0.0, 0.0, 1.0, 2.0]
@@ -93,8 +93,19 @@ def tied_scores(draw: st.DrawFn) -> Tensor:
 def test_top_k_is_the_stable_order_under_ties(scores: Tensor, data: st.DataObject) -> None:
     k = data.draw(st.integers(1, scores.shape[1]))
     before = scores.clone()
-    np.testing.assert_array_equal(top_k(scores, k).numpy(), order(scores)[:, :k])
+    listed = order(scores)
+    masked = np.take_along_axis(scores.double().numpy(), listed - 1, axis=1) == -np.inf
+    np.testing.assert_array_equal(top_k(scores, k).numpy(), np.where(masked, 0, listed)[:, :k])
     assert torch.equal(scores, before)
+
+
+@given(tied_scores())
+def test_a_masked_item_has_the_last_place_and_any_other_that_of_the_stable_order(scores: Tensor) -> None:
+    place_of = order(scores).argsort(axis=1) + 1
+    for column in range(scores.shape[1]):
+        masked = (scores[:, column] == -np.inf).numpy()
+        found = places(scores, torch.full((len(scores),), column + 1)).numpy()
+        np.testing.assert_array_equal(found, np.where(masked, scores.shape[1], place_of[:, column]))
 
 
 @pytest.mark.parametrize("k", [1, 10, 100, 2999, 3000])

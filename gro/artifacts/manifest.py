@@ -45,6 +45,10 @@ class Manifest(Settings):
     seed: int
     settings: dict[str, JsonValue]
     """Settings of the command that made the model."""
+    members: PositiveInt = 1
+    """Models of this architecture in the artifact; more than one are an ensemble."""
+    defence: dict[str, JsonValue] | None = None
+    """What stands in front of the model when it is served; see :class:`gro.defenses.cards.DefenceCard`."""
     metrics: dict[str, JsonValue]
     versions: dict[str, str]
     """Versions of Python and of the libraries that wrote the artifact."""

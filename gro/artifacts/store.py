@@ -56,6 +56,8 @@ class Artifact:
     folder: Path
     model: StateRecommender
     """On the CPU, in evaluation mode."""
+    others: tuple[StateRecommender, ...]
+    """The other members of an ensemble."""
     manifest: Manifest
     item_tokens: npt.NDArray[np.str_]
     """Token of every item id, [n_items + 1]; position 0 is the padding."""
@@ -71,6 +73,8 @@ def save(
     seed: int,
     command: Mapping[str, Any],
     metrics: Mapping[str, Any],
+    others: Sequence[StateRecommender] = (),
+    defence: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """Write an artifact; ``folder`` is as before until the whole of it is on the disk.
 
@@ -85,6 +89,8 @@ def save(
         seed: seed of the training.
         command: settings of the command, JSON values.
         metrics: what was measured, JSON values; ``None``, not nan, where there is no figure.
+        others: the other members of an ensemble, of the same architecture.
+        defence: what stands in front of the model when it is served, JSON values.
 
     Raises:
         ArtifactError: the folder may not be replaced or cannot be written, or the parts do not fit together.
@@ -92,7 +98,7 @@ def save(
     folder = folder.resolve()
     require_replaceable(folder)
     try:
-        contents = {WEIGHTS: weights.pack(model, settings), ITEMS: _pack_tokens(item_tokens, model.n_items)}
+        contents = {WEIGHTS: weights.pack([model, *others], settings), ITEMS: _pack_tokens(item_tokens, model.n_items)}
         values = {
             "format": FORMAT,
             "version": VERSION,
@@ -102,6 +108,8 @@ def save(
             "dataset": dataset,
             "seed": seed,
             "settings": command,
+            "members": 1 + len(others),
+            "defence": defence,
             "metrics": metrics,
             "versions": _versions(),
             "files": {name: sha256(content) for name, content in contents.items()},
@@ -158,10 +166,10 @@ def load(folder: Path) -> Artifact:
 def _artifact(folder: Path, manifest: Manifest, tensors: bytes, tokens: bytes) -> Artifact:
     item_tokens = _unpack_tokens(folder / ITEMS, tokens, manifest.n_items)
     try:
-        model = weights.unpack(tensors, manifest.model, manifest.n_items)
+        model, *others = weights.unpack(tensors, manifest.model, manifest.n_items, manifest.members)
     except ArtifactError as error:
         raise ArtifactError(f"{folder / WEIGHTS}: {error}") from None
-    return Artifact(folder, model, manifest, item_tokens)
+    return Artifact(folder, model, tuple(others), manifest, item_tokens)
 
 
 def _write(folder: Path, contents: Mapping[str, bytes]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import safetensors.torch
 import torch
@@ -15,19 +15,23 @@ from gro.errors import ArtifactError, ConfigError
 from gro.models import StateRecommender
 
 
-def pack(model: StateRecommender, settings: ModelSettings) -> bytes:
-    """Return the weights of a model on any device; equal weights give equal bytes.
+def pack(models: Sequence[StateRecommender], settings: ModelSettings) -> bytes:
+    """Return the weights of one or more models of one kind on any device; equal weights give equal bytes.
 
     Raises:
         ArtifactError: a model built from these settings has other tensors.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _distinct(model).items()}
-    _require_fit(tensors, settings, model.n_items)
+    tensors = {
+        f"{_prefix(number)}{name}": tensor.detach().cpu().contiguous()
+        for number, model in enumerate(models)
+        for name, tensor in _distinct(model).items()
+    }
+    _require_fit(tensors, settings, models[0].n_items, len(models))
     return safetensors.torch.save(tensors)
 
 
-def unpack(content: bytes, settings: ModelSettings, n_items: int) -> StateRecommender:
-    """Build the model that :func:`pack` was given, in evaluation mode, on the CPU.
+def unpack(content: bytes, settings: ModelSettings, n_items: int, count: int) -> list[StateRecommender]:
+    """Build the ``count`` models that :func:`pack` was given, in evaluation mode, on the CPU.
 
     Raises:
         ArtifactError: the content is not safetensors, or holds other tensors than the model has.
@@ -36,10 +40,18 @@ def unpack(content: bytes, settings: ModelSettings, n_items: int) -> StateRecomm
         tensors = safetensors.torch.load(content)
     except SafetensorError as error:
         raise ArtifactError(f"not safetensors: {_one_line(error)}") from None
-    _require_fit(tensors, settings, n_items)
-    model = models.build(settings, n_items)
-    model.load_state_dict(tensors, strict=False)
+    _require_fit(tensors, settings, n_items, count)
+    return [_filled(models.build(settings, n_items), tensors, _prefix(number)) for number in range(count)]
+
+
+def _filled(model: StateRecommender, tensors: Mapping[str, Tensor], prefix: str) -> StateRecommender:
+    own = {name: tensors[f"{prefix}{name}"] for name in _distinct(model)}
+    model.load_state_dict(own, strict=False)
     return model.eval()
+
+
+def _prefix(number: int) -> str:
+    return f"members.{number}." if number else ""
 
 
 def _distinct(model: nn.Module) -> dict[str, Tensor]:
@@ -49,9 +61,10 @@ def _distinct(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in state.items() if first[id(tensor)] == name}
 
 
-def _require_fit(tensors: Mapping[str, Tensor], settings: ModelSettings, n_items: int) -> None:
+def _require_fit(tensors: Mapping[str, Tensor], settings: ModelSettings, n_items: int, count: int) -> None:
     found = {name: _describe(tensor) for name, tensor in tensors.items()}
-    wanted = _wanted(settings, n_items)
+    each = _wanted(settings, n_items)
+    wanted = {f"{_prefix(number)}{name}": tensor for number in range(count) for name, tensor in each.items()}
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
             there, expected = found.get(name, "missing"), wanted.get(name, "nothing")

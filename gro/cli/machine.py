@@ -1,4 +1,4 @@
-"""``gro doctor`` and ``gro bench``: what this machine can do, and how fast."""
+"""``gro doctor``, ``bench``, ``reproduce`` and ``frontier``: what this machine can do, and what experiments found."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from gro import bench as benchmark
 from gro.cli.doctor import diagnose
 from gro.cli.output import percent, show
 from gro.cli.settings import Output
-from gro.config import ReproduceCommand
+from gro.config import FrontierCommand, ReproduceCommand
 from gro.experiments import card, plot, run, table
+from gro.experiments.frontier import frontier as experiment_of
 
 
 def doctor(settings: Mapping[str, Any], output: Output) -> int:
@@ -42,8 +44,17 @@ def reproduce(settings: Mapping[str, Any], output: Output) -> int:
     experiment = card.read(command.card)
     results = command.results / f"{experiment.name}.json"
     if not command.plot_only:
-        where = {"data_path": command.data_path, "device": command.device}
+        where: dict[str, Any] = {"data_path": command.data_path, "device": command.device}
         run.run(experiment, command.runs, command.results, report=partial(_row, output), **where)
+    return _written(results, output)
+
+
+def frontier(settings: Mapping[str, Any], output: Output) -> int:
+    """Play a suite against every defence of a plain target, write the table and draw the frontier."""
+    return _written(experiment_of(FrontierCommand.make(settings), partial(_row, output)), output)
+
+
+def _written(results: Path, output: Output) -> int:
     written = [results, table.write(results), *plot.draw(results)]
     report = {"results": str(results), "table": str(written[1]), "plots": [str(path) for path in written[2:]]}
     return show(output, report, "written", ("",), [(str(path),) for path in written])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gro import api
@@ -11,6 +11,8 @@ from gro.cli.output import percent, show
 from gro.cli.progress import watch
 from gro.cli.settings import Output
 from gro.config import AttackCommand, ProtectCommand, TrainCommand
+from gro.defenses import cards as defences
+from gro.defenses.training import most_epochs
 from gro_surrogates.cards import thief_settings
 
 Values = Mapping[str, Any]
@@ -33,10 +35,12 @@ def protect(settings: Values, output: Output) -> int:
         run = api.protect(progress=progress, **settings)
     report = {"run": str(run.path), **run.report}
     models = {"plain target": "plain", "protected target": "target", "student": "student"}
-    rows = [_row(name, report[key]) for name, key in models.items()]
-    losses = ("-", percent(report["utility_loss"]), "-")
-    rows = [(*row, loss) for row, loss in zip(rows, losses, strict=True)]
-    return show(output, report, title(report), ("", *UTILITY.values(), "utility loss %"), rows)
+    rows = [
+        (*_row(name, report[key]), percent(report["utility_loss"]) if key == "target" else "-")
+        for name, key in models.items()
+        if key in report
+    ]
+    return show(output, report, "\n".join(_headlines(report)), ("", *UTILITY.values(), "utility loss %"), rows)
 
 
 def evaluate(settings: Values, output: Output) -> int:
@@ -85,13 +89,22 @@ def stolen(report: Values) -> tuple[str, str]:
     )
 
 
+def _headlines(report: Values) -> Iterator[str]:
+    """What a defence exposes, and what it costs at every cutoff."""
+    yield f"{title(report)}; defence {report['defence']}, which exposes {report['exposed']}"
+    losses = ", ".join(f"@{cutoff} {percent(loss)}" for cutoff, loss in report["utility_loss_at"].items())
+    yield f"loss of NDCG in %: {losses}"
+    if privacy := report.get("privacy"):
+        yield f"differential privacy of a user: epsilon {privacy['epsilon']:.2f} at delta {privacy['delta']:.1e}"
+
+
 def _row(name: str, figures: Values) -> tuple[str, ...]:
     intervals = figures.get("interval", {})
     return (name, *(percent(figures[key], intervals.get(key)) for key in UTILITY))
 
 
 def _trainings(command: ProtectCommand) -> list[int]:
-    """Most epochs of the trainings that ``gro protect`` runs: the plain target's, unless it is there, and GRO's."""
+    """Most epochs of the trainings that ``gro protect`` runs: the plain target's, unless it is there, and its own."""
     plain = command.out.with_name(f"{command.out.name}.plain")
-    protection = command.warm_up_epochs + command.protect_epochs
-    return [protection] if command.from_ or (plain / MANIFEST).exists() else [command.epochs, protection]
+    own = most_epochs(defences.read(command.defence).training, command)
+    return [*([] if command.from_ or (plain / MANIFEST).exists() else [command.epochs]), *([own] if own else [])]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
@@ -19,8 +19,6 @@ class TargetCard(Settings):
     name: str
     protection: dict[str, Any] | None = None
     """Settings of ``gro protect``; the target starts from the plain one of the same seed."""
-    serving: Literal["random", "reverse"] | None = None
-    """What the service does to the order of its lists."""
 
 
 class Published(Settings):

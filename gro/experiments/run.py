@@ -28,6 +28,8 @@ def run(
     runs: Path,
     results: Path,
     *,
+    plain: Path | None = None,
+    command: str | None = None,
     report: Callable[[dict[str, Any]], None] = lambda row: None,
     **where: Any,
 ) -> Path:
@@ -40,6 +42,8 @@ def run(
         experiment: the card.
         runs: folder of the artifacts.
         results: folder of the result file.
+        plain: artifact of the plain target; unset trains one for every seed.
+        command: what makes the results, for who reads them; unset is ``gro reproduce`` with the card's name.
         report: receives each new row.
         where: ``data_path`` and ``device`` of the verbs.
 
@@ -52,12 +56,12 @@ def run(
     path = results / f"{experiment.name}.json"
     about = {
         "card": experiment.model_dump(mode="json"),
-        "command": f"gro reproduce {experiment.name}",
+        "command": command or f"gro reproduce {experiment.name}",
         "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
     }
     rows = _kept(path, about)
     done = {tuple(row[key] for key in KEY) for row in rows}
-    for row in _cells(experiment, runs / experiment.name, done, where):
+    for row in _cells(experiment, runs / experiment.name, done, plain, where):
         rows.append({**row, "date": datetime.now(UTC).date().isoformat(), "machine": _machine()})
         _write(path, {**about, "summary": summarise(experiment, rows), "rows": rows})
         report(row)
@@ -89,7 +93,7 @@ def _kept(path: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _cells(
-    experiment: Experiment, runs: Path, done: set[tuple[Any, ...]], where: dict[str, Any]
+    experiment: Experiment, runs: Path, done: set[tuple[Any, ...]], plain: Path | None, where: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
     """Yield the rows that are not done, a seed of every block and target before the next."""
     for turn in range(experiment.seeds):
@@ -99,32 +103,39 @@ def _cells(
                 for thief in thieves(block):
                     names = (block.dataset, block.model, target.name, seed, thief.name, block.calls, block.k)
                     if names not in done:
-                        figures = _cell(block, target, thief, seed, runs / f"{block.dataset}-{block.model}", where)
+                        folder = runs / f"{block.dataset}-{block.model}"
+                        figures = _cell(block, target, thief, seed, folder, plain, where)
                         yield {**dict(zip(KEY, names, strict=True)), **figures}
 
 
 def _cell(
-    block: ExperimentCard, target: TargetCard, thief: SuiteThief, seed: int, runs: Path, where: dict[str, Any]
+    block: ExperimentCard,
+    target: TargetCard,
+    thief: SuiteThief,
+    seed: int,
+    runs: Path,
+    given: Path | None,
+    where: dict[str, Any],
 ) -> dict[str, Any]:
     shared = {"dataset": block.dataset, "model": block.model, "k": block.k, **block.training, **where}
-    made = plain = api.train(**shared, seed=seed, out=runs / f"plain-{seed}")
+    plain = given or api.train(**shared, seed=seed, out=runs / f"plain-{seed}").path
+    made, best = plain, api.undefended(plain)["ndcg@10"]
     if target.protection is not None:
-        out = runs / f"{target.name.replace(' ', '-')}-{seed}"
-        made = api.protect(**{**shared, **target.protection, "from": plain.path}, seed=seed, out=out)
+        made = runs / f"{target.name.replace(' ', '-')}-{seed}"
+        api.protect(**{**shared, **target.protection, "from": plain}, seed=seed, out=made)
     theft = api.attack(
-        run=made.path,
+        run=made,
         thief=thief.card,
         calls=block.calls,
-        serving=target.serving,
         seed=seed,
         **where,
         **thief.overrides,
     ).report
-    best = plain.report["target"]["ndcg@10"]
     return {
         "knowledge": theft["knowledge"],
         "known": theft["known"],
         "calls_made": theft["calls"],
+        "exposed": theft["k"],
         "utility": _figures(theft["target"]),
         "surrogate": _figures(theft["surrogate"]),
         "floor": _figures(theft["floor"]),

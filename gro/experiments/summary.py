@@ -35,7 +35,7 @@ def summarise(experiment: Experiment, rows: Rows) -> list[dict[str, Any]]:
 
 
 def _entry(block: ExperimentCard, target: str, rows: Rows) -> dict[str, Any]:
-    if len({row["k"] for row in rows}) > 1:
+    if len({(row["k"], row["exposed"]) for row in rows}) > 1:
         raise ValueError(f"{target}: its rows differ in exposed k")
     thieves = [
         _thief([row for row in rows if row["thief"] == name]) for name in dict.fromkeys(r["thief"] for r in rows)
@@ -48,6 +48,7 @@ def _entry(block: ExperimentCard, target: str, rows: Rows) -> dict[str, Any]:
         "model": block.model,
         "target": target,
         "k": rows[0]["k"],
+        "exposed": rows[0]["exposed"],
         "calls": block.calls,
         "seeds": sorted(by_seed),
         "utility": {key: interval([row["utility"][key] for row in by_seed.values()]) for key in rows[0]["utility"]},

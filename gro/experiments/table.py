@@ -38,7 +38,7 @@ def lines(content: Mapping[str, Any]) -> Iterator[str]:
 
 def _block(block: Mapping[str, Any], entries: list[Mapping[str, Any]]) -> Iterator[str]:
     yield ""
-    yield f"## {block['dataset']}, {block['model']}: {block['calls']:,} calls, {block['k']} items exposed to everyone"
+    yield f"## {block['dataset']}, {block['model']}: {block['calls']:,} calls, lists of {block['k']} before the defence"
     if block["note"]:
         yield ""
         yield block["note"]
@@ -46,6 +46,7 @@ def _block(block: Mapping[str, Any], entries: list[Mapping[str, Any]]) -> Iterat
     columns = (
         "target",
         "seeds",
+        "exposes",
         "HR@10",
         "NDCG@10",
         "utility loss",
@@ -60,7 +61,7 @@ def _block(block: Mapping[str, Any], entries: list[Mapping[str, Any]]) -> Iterat
         figures = (utility["hr@10"], utility["ndcg@10"], entry["utility_loss"])
         advantage = {"mean": worst["access_advantage"], "interval": worst["interval"]}
         cells = (*map(_figure, figures), worst["thief"], _figure(advantage), _figure(entry["worst_of_each_seed"]))
-        yield _line(entry["target"], len(entry["seeds"]), *cells)
+        yield _line(entry["target"], len(entry["seeds"]), entry["exposed"], *cells)
     if block["published"]:
         yield from _beside_the_paper(block["published"], entries)
     if len(entries[0]["thieves"]) > 1:

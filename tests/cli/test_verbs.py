@@ -16,6 +16,7 @@ Gro = Any
 TINY = ("--hidden-size", "8", "--inner-size", "8", "--n-layers", "1", "--n-heads", "1", "--k", "5")
 UTILITY = {f"{metric}@{k}" for metric in ("hr", "ndcg") for k in (1, 5, 10, 20)}
 ABOUT = {"run", "dataset", "users", "model", "k", "seed"}
+DEFENCE = {"defence", "exposed", "utility_loss", "utility_loss_at"}
 
 
 @pytest.fixture
@@ -82,14 +83,14 @@ def test_protect_trains_the_plain_target_first(gro: Gro, data_path: Path, tmp_pa
     arguments = ("protect", "--dataset", "tiny", "--data-path", data_path, *TINY, *short)
     answer = gro(*arguments, "--out", tmp_path / "run", "--json")
     assert answer.code == 0
-    assert answer.json.keys() == ABOUT | {"target", "plain", "student", "utility_loss", "epoch", "valid"}
+    assert answer.json.keys() == ABOUT | DEFENCE | {"target", "plain", "student", "epoch", "valid"}
     assert (tmp_path / "run.plain" / "manifest.json").exists()
     assert "epoch 1 of at most 1: valid" in answer.err
     assert "epoch 2 of at most 2: swap weight 100.00 %, utility loss" in answer.err
     again = gro(*arguments, "--out", tmp_path / "other", "--from", tmp_path / "run.plain", "--json")
     assert {**again.json, "run": ""} == {**answer.json, "run": ""}
     table = gro(*arguments, "--out", tmp_path / "run").out
-    assert [line.split("  ")[0] for line in table.splitlines()[2:]] == ["plain target", "protected target", "student"]
+    assert [line.split("  ")[0] for line in table.splitlines()[3:]] == ["plain target", "protected target", "student"]
 
 
 def test_evaluate(gro: Gro, plain: Path) -> None:
@@ -186,7 +187,7 @@ def test_demo_prints_one_table_and_resumes(
     assert first.json["protected"]["utility_loss"] == pytest.approx(
         1 - first.json["protected"]["target"]["ndcg@10"] / first.json["plain"]["target"]["ndcg@10"]
     )
-    for work in ("fit", "Protection", "Thief"):
+    for work in ("fit", "Training", "Thief"):
         monkeypatch.delattr(f"gro.api.{work}")
     assert gro(*arguments, "--json").json == first.json
     table = gro(*arguments)

@@ -31,7 +31,7 @@ training = { epochs = 8, batch_size = 4, learning_rate = 1e-2, dropout = 0.0, ma
 name = "plain"
 [[targets]]
 name = "turned round"
-serving = "reverse"
+protection = { defence = "reverse" }
 [[targets]]
 name = "GRO"
 protection = { warm_up_epochs = 0, protect_epochs = 1 }
@@ -131,7 +131,14 @@ def test_a_paper_stands_beside_our_figures(experiment: Callable[[str], Experimen
 def row(**changes: Any) -> dict[str, Any]:
     figures = dict.fromkeys(run.FIGURES, 0.1)
     plain = {"dataset": "ring", "model": "SASRec", "target": "plain", "seed": 0, "thief": "a", "calls": 100, "k": 5}
-    also = {"knowledge": "data-free", "known": 0.0, "utility_loss": 0.0, "agreement@10": 0.5, "rbo@10": 0.5}
+    also = {
+        "knowledge": "data-free",
+        "known": 0.0,
+        "utility_loss": 0.0,
+        "agreement@10": 0.5,
+        "rbo@10": 0.5,
+        "exposed": 5,
+    }
     who = {"utility": figures, "surrogate": figures, "floor": figures, "access_advantage": 0.5}
     return {**plain, **also, **who, **changes}
 
@@ -151,8 +158,9 @@ def test_the_worst_thief_is_the_largest_mean(experiment: Callable[[str], Experim
 
 
 def test_unequal_exposed_k_is_refused(experiment: Callable[[str], Experiment]) -> None:
-    with pytest.raises(ValueError, match="differ in exposed k"):
-        summarise(experiment(CARD), [row(k=5), row(k=10, seed=1)])
+    for changed in ({"k": 10}, {"exposed": 3}):
+        with pytest.raises(ValueError, match="differ in exposed k"):
+            summarise(experiment(CARD), [row(), row(**changed, seed=1)])
 
 
 @given(st.lists(st.floats(-2, 2), min_size=2, max_size=6))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,13 +11,12 @@ from torch import Tensor
 from gro.config import ProtectionSettings
 from gro.data import Sequences
 from gro.data.sequences import MIN_INTERACTIONS
+from gro.defenses.cards import Defence
+from gro.defenses.training import Training
 from gro.errors import DataError
-from gro.metrics import ndcg
-from gro.models import StateRecommender, build
+from gro.models import Recommender, build
 from gro.models.base import lengths
 from gro.optimizer.plain import fit
-from gro.optimizer.protect import Protection
-from gro.ranking import ranks
 from gro.training import Quiet
 
 EPOCHS = 12
@@ -23,13 +24,14 @@ EPOCHS = 12
 
 
 def shadow_targets(
-    histories: Tensor, n_items: int, settings: ProtectionSettings, seed: int, device: torch.device
-) -> tuple[StateRecommender, StateRecommender]:
-    """Train a plain and a protected target on histories ``[H, L]``, right-padded; those of fewer than 3 items are left.
+    histories: Tensor, n_items: int, defence: Defence, settings: ProtectionSettings, seed: int, device: torch.device
+) -> tuple[Recommender, Recommender]:
+    """Train a plain and a defended target on histories ``[H, L]``, right-padded; those of fewer than 3 items are left.
 
     Args:
         histories: what the shadows learn; the last two items of each history choose their checkpoints.
         n_items: size of the catalogue.
+        defence: the victim's; its secret is not used.
         settings: how the victim was trained and protected.
         seed: seed of both.
         device: where to train.
@@ -41,19 +43,9 @@ def shadow_targets(
     settings = settings.model_copy(update={"seed": seed, "epochs": min(settings.epochs, EPOCHS)})
     plain = build(settings, n_items, seed=seed).to(device)
     fit(plain, sequences, settings, folder=None, progress=Quiet())
-    defended = build(settings, n_items).to(device)
-    defended.load_state_dict(plain.state_dict())
-    student = build(settings.model_copy(update={"model": settings.student or settings.model}), n_items, seed=seed + 1)
-    Protection(
-        target=defended,
-        student=student.to(device),
-        sequences=sequences,
-        settings=settings,
-        plain_ndcg=float(ndcg(ranks(plain, sequences.valid), 10).mean()) or 1.0,
-        folder=None,
-        progress=Quiet(),
-    ).run()
-    return plain, defended
+    own = replace(defence, secret=None).keyed(sequences, seed)
+    target = Training(plain, sequences, settings, own.key, None, Quiet())(own.training).target
+    return plain, own.fitted(target, sequences).before(target, settings.k, seed)
 
 
 def _sequences(histories: Tensor, n_items: int) -> Sequences:

@@ -1,0 +1,94 @@
+"""What a part of a serving-time defence is: it changes the history, what is read of it, its scores or its list."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Self
+
+from torch import Tensor
+
+from gro.config import Settings
+from gro.data import Sequences
+from gro.models import Recommender
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A batch of answers on its way out.
+
+    Attributes:
+        model: the recommender that is defended.
+        histories: what was asked ``[B, T]``, right-padded.
+        scores: of the whole catalogue ``[B, n_items]``, after the parts that change scores.
+        lists: item ids ``[B, k]``, best first, right-padded.
+        keys: the randomness of each answer ``[B]``; see :mod:`gro.defenses.noise`.
+        stream: which of the streams of the keys belongs to this part.
+        secret: what the owner alone knows.
+    """
+
+    model: Recommender
+    histories: Tensor
+    scores: Tensor
+    lists: Tensor
+    keys: Tensor
+    stream: int
+    secret: bytes
+
+
+class Part(Settings):
+    """One step between a history and the list that is served.
+
+    A part is frozen and has no state: the same answer and the same keys give the same result, row by row. Bring your
+    own by subclassing one of the four below, with a field ``kind: Literal["its-name"] = "its-name"``;
+    :class:`gro.testing.defence.DefenceContract` is the test suite that it inherits.
+    """
+
+    @classmethod
+    def name(cls) -> str:
+        """What the part is called in a card: the value of its field "kind"."""
+        return str(cls.model_fields["kind"].default)
+
+    def exposed(self, k: int, n_items: int) -> int:
+        """How many items a list of ``k`` has after this part; the place to refuse what cannot be done.
+
+        Raises:
+            ConfigError: the part cannot apply to lists of ``k`` of ``n_items`` items.
+        """
+        return k
+
+    def fitted(self, model: Recommender, sequences: Sequences) -> Self:
+        """Return this part with what it has to measure on the owner's interactions before it can serve."""
+        return self
+
+
+class HistoryPart(Part):
+    """Changes what the model is asked."""
+
+    @abstractmethod
+    def histories(self, histories: Tensor, n_items: int, keys: Tensor, stream: int) -> Tensor:
+        """Change right-padded histories ``[B, T]``; none becomes empty."""
+
+
+class EmbeddingPart(Part):
+    """Changes the vectors that the model reads in place of items, also when it answers."""
+
+    @abstractmethod
+    def embeddings(self, vectors: Tensor, table: Tensor, keys: Tensor, stream: int) -> Tensor:
+        """Change vectors ``[B, T, d]``, rows of the table ``[n_rows, d]``."""
+
+
+class ScorePart(Part):
+    """Changes the scores that the list is made of."""
+
+    @abstractmethod
+    def scores(self, scores: Tensor, keys: Tensor, stream: int) -> Tensor:
+        """Change scores ``[B, n_items]``; an item whose score becomes -inf is left out, and one at least is not."""
+
+
+class ListPart(Part):
+    """Changes the list."""
+
+    @abstractmethod
+    def lists(self, answer: Answer) -> Tensor:
+        """Return the lists of an answer, changed: ``[B, k]``, distinct ids, right-padded."""

@@ -1,0 +1,139 @@
+"""Cards of defences: how the target is trained, and what stands in front of it when it is served."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from gro.config import Settings, read_toml
+from gro.data import Sequences
+from gro.defenses.base import Part
+from gro.defenses.inputs import EmbeddingNoise, EmbeddingScale, HistoryNoise
+from gro.defenses.lists import Replace, Reverse, Shuffle, TieBlocks, Truncate
+from gro.defenses.misinformation import Misinformation
+from gro.defenses.pipeline import Defended
+from gro.defenses.redirection import Redirection
+from gro.defenses.scores import GaussianNoise, HighConfidence, ReverseSigmoid, Rounding
+from gro.defenses.training import TRAININGS
+from gro.errors import ConfigError, nearest
+from gro.models import Recommender
+
+FOLDER = Path(__file__).parent / "presets"
+PARTS: tuple[type[Part], ...] = (
+    Truncate,
+    Shuffle,
+    Reverse,
+    TieBlocks,
+    Replace,
+    GaussianNoise,
+    Rounding,
+    HighConfidence,
+    ReverseSigmoid,
+    HistoryNoise,
+    EmbeddingNoise,
+    EmbeddingScale,
+    Misinformation,
+    Redirection,
+)
+SECRET_BYTES = 32
+
+
+class DefenceCard(Settings):
+    """One file of ``gro/defenses/presets/``; what is in the tables is for the class that its "kind" names."""
+
+    training: dict[str, Any] | None = None
+    """How the target is trained; unset keeps the plain one."""
+    serving: tuple[dict[str, Any], ...] = ()
+    """Parts between a history and the list that is served, in the order in which they act."""
+    noise: Literal["fresh", "per-history"] = "fresh"
+    """Whether every call has noise of its own or every history has."""
+    secret: str | None = None
+    """Hexadecimal key of the noise of histories, of false names and of the members of an ensemble; unset derives one
+    from the interactions and the seed: as secret as these."""
+
+
+@dataclass(frozen=True)
+class Defence:
+    """A card, read: the training and the parts as settings of their classes."""
+
+    name: str
+    training: Settings | None
+    parts: tuple[Part, ...]
+    noise: Literal["fresh", "per-history"]
+    secret: str | None
+
+    @property
+    def key(self) -> bytes:
+        """The secret."""
+        return bytes.fromhex(self.secret or "")
+
+    def keyed(self, sequences: Sequences, seed: int) -> Defence:
+        """The defence with a secret: the card's, or one derived from the interactions."""
+        derived = hashlib.blake2b(sequences.digest.encode(), digest_size=SECRET_BYTES, salt=seed.to_bytes(16, "little"))
+        return replace(self, secret=self.secret or derived.hexdigest())
+
+    def fitted(self, model: Recommender, sequences: Sequences) -> Defence:
+        """The defence of one target: its parts measured on the owner's interactions."""
+        return replace(self, parts=tuple(part.fitted(model, sequences) for part in self.parts))
+
+    def before(self, model: Recommender, k: int, seed: int) -> Recommender:
+        """Put the parts before a model whose lists have ``k`` items; where there are none it is the model itself.
+
+        Raises:
+            ConfigError: the parts do not fit together, or not this model.
+        """
+        if not self.parts:
+            return model
+        return Defended(model, self.parts, k, secret=self.key, per_history=self.noise == "per-history", seed=seed)
+
+    def table(self) -> dict[str, Any]:
+        """The card again, as JSON values."""
+        training = None if self.training is None else self.training.model_dump(mode="json")
+        serving = [part.model_dump(mode="json") for part in self.parts]
+        return {"training": training, "serving": serving, "noise": self.noise, "secret": self.secret}
+
+
+def names() -> list[str]:
+    """The names of the shipped cards, sorted."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def read(card: str) -> Defence:
+    """Read a shipped card by name or any card by the path of its file.
+
+    Raises:
+        ConfigError: there is no such card, or a line of it is unknown or out of range.
+    """
+    if card.endswith(".toml"):
+        return parse(read_toml(Path(card)), card, Path(card).stem)
+    if card not in names():
+        raise ConfigError(f"no defence '{card}'.{nearest(card, names())} Defences: {', '.join(names())}")
+    return parse(read_toml(FOLDER / f"{card}.toml"), str(FOLDER / f"{card}.toml"), card)
+
+
+def parse(table: Mapping[str, Any], source: str, name: str) -> Defence:
+    """Read the table of a card.
+
+    Raises:
+        ConfigError: a line is unknown or out of range; names ``source``.
+    """
+    card = DefenceCard.make(table, source)
+    training = None if card.training is None else _made(card.training, TRAININGS, f"{source}: training")
+    parts = [_made(part, PARTS, f"{source}: serving {n}") for n, part in enumerate(card.serving, start=1)]
+    try:
+        bytes.fromhex(card.secret or "")
+    except ValueError:
+        raise ConfigError(f"{source}: 'secret' is not hexadecimal; leave it out and one is drawn") from None
+    return Defence(name, training, tuple(parts), card.noise, card.secret)
+
+
+def _made(table: Mapping[str, Any], classes: Sequence[type[Any]], source: str) -> Any:
+    kinds = {cls.model_fields["kind"].default: cls for cls in classes}
+    values = {key.replace("-", "_"): value for key, value in table.items()}
+    kind = values.get("kind")
+    if kind not in kinds:
+        raise ConfigError(f"{source}: kind is {kind!r}.{nearest(str(kind), kinds)} Kinds: {', '.join(kinds)}")
+    return kinds[kind].make(values, f"{source} '{kind}'")

@@ -1,0 +1,133 @@
+"""How the target of a defence is trained: as it is, or by one of the training-time defences."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from gro.config import ProtectionSettings, Settings
+from gro.data import Sequences
+from gro.metrics import ndcg, utility
+from gro.models import StateRecommender, build
+from gro.models.base import device_of
+from gro.optimizer.adversarial import AdversarialSettings, fit_adversarial
+from gro.optimizer.ensemble import EnsembleSettings, KeyedEnsemble, build_ensemble, fit_ensemble
+from gro.optimizer.nasty import NastySettings, fit_nasty
+from gro.optimizer.private import PrivateSettings, fit_private
+from gro.optimizer.protect import Protection
+from gro.ranking import ranks
+from gro.training import Log, Progress
+
+
+class PaperTraining(Settings):
+    """GRO, as the settings of ``gro protect`` describe it."""
+
+    kind: Literal["gro"] = "gro"
+
+
+TRAININGS: tuple[type[Settings], ...] = (
+    PaperTraining,
+    AdversarialSettings,
+    PrivateSettings,
+    NastySettings,
+    EnsembleSettings,
+)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A target and what is to be said of its training."""
+
+    target: StateRecommender | KeyedEnsemble
+    report: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def members(self) -> list[StateRecommender]:
+        """The models that the target is made of; one, unless it is an ensemble."""
+        return self.target.models() if isinstance(self.target, KeyedEnsemble) else [self.target]
+
+
+@dataclass(frozen=True)
+class Training:
+    """Trains the target of a defence.
+
+    Attributes:
+        plain: the undefended target, on the device to train on; left as it is.
+        sequences: all interactions; the last two items of each user are held out.
+        settings: how targets are trained, and the switches of GRO.
+        secret: what the owner alone knows; chooses the members of an ensemble.
+        folder: where the resumable state is kept.
+        progress: receives steps and epochs.
+    """
+
+    plain: StateRecommender
+    sequences: Sequences
+    settings: ProtectionSettings
+    secret: bytes
+    folder: Path | None
+    progress: Progress
+
+    def __call__(self, training: Settings | None) -> Trained:
+        """Train as ``training`` says; ``None`` keeps the plain target.
+
+        Raises:
+            GroError: the architecture or the data do not allow it.
+        """
+        match training:
+            case None:
+                return Trained(self.plain)
+            case PaperTraining():
+                return self._protected()
+            case PrivateSettings():
+                target = self._untrained()
+                log, spent = fit_private(target, self.sequences, self.settings, training, **self._kept)
+                return Trained(target, {"privacy": spent, **_ended(log)})
+            case AdversarialSettings():
+                target = deepcopy(self.plain)
+                log = fit_adversarial(target, self.sequences, self.settings, training, **self._kept)
+                return Trained(target, _ended(log))
+            case NastySettings():
+                target = deepcopy(self.plain)
+                log = fit_nasty(target, self.sequences, self.settings, training, **self._kept)
+                return Trained(target, _ended(log))
+            case EnsembleSettings():
+                seed, n_items = self.settings.seed, self.sequences.n_items
+                ensemble = build_ensemble(self.settings, n_items, training, self.secret, seed=seed)
+                ensemble = ensemble.to(device_of(self.plain))
+                log = fit_ensemble(ensemble, self.sequences, self.settings, training, **self._kept)
+                return Trained(ensemble, _ended(log))
+        raise TypeError(f"no training for {training!r}")
+
+    def _protected(self) -> Trained:
+        settings = self.settings
+        target = self._untrained() if settings.from_scratch else deepcopy(self.plain)
+        student = self._untrained(model=settings.student or settings.model, seed=settings.seed + 1)
+        plain_ndcg = float(ndcg(ranks(self.plain, self.sequences.valid), 10).mean()) or 1.0
+        log = Protection(target, student, self.sequences, settings, plain_ndcg, **self._kept).run()
+        return Trained(target, {"student": utility(ranks(student, self.sequences.test)), **_ended(log)})
+
+    def _untrained(self, **changes: Any) -> StateRecommender:
+        settings = self.settings.model_copy(update=changes)
+        return build(settings, self.sequences.n_items, seed=settings.seed).to(device_of(self.plain))
+
+    @property
+    def _kept(self) -> dict[str, Any]:
+        return {"folder": self.folder, "progress": self.progress}
+
+
+def most_epochs(training: Settings | None, settings: ProtectionSettings) -> int:
+    """Most epochs of a training; 0 where the plain target is kept."""
+    match training:
+        case None:
+            return 0
+        case PaperTraining():
+            return settings.warm_up_epochs + settings.protect_epochs
+        case EnsembleSettings():
+            return settings.epochs
+    return int(training.epochs)  # type: ignore[attr-defined]
+
+
+def _ended(log: Log) -> dict[str, Any]:
+    return {"epoch": log.best_epoch, "valid": log.best}
