@@ -49,6 +49,8 @@ def _explain(cls: type[BaseModel], problem: Mapping[str, Any]) -> str:
         return f"unknown key '{key}'.{nearest(key, cls.model_fields)}"
     if problem["type"] == "missing":
         return f"'{key}' is required"
+    if not key:
+        return str(problem["msg"]).removeprefix("Value error, ")
     hint = nearest(str(problem["input"]), _WORD.findall(problem["msg"])) if problem["type"] == "literal_error" else ""
     return f"'{key}' is {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}{hint and '.' + hint}"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 from torch import Tensor
 
@@ -22,6 +22,8 @@ class Answer:
         histories: what was asked ``[B, T]``, right-padded.
         scores: of the whole catalogue ``[B, n_items]``, after the parts that change scores.
         lists: item ids ``[B, k]``, best first, right-padded.
+        states: of the model after each prefix of the items that it read ``[B, T, d]``, where a part
+            :attr:`~Part.reads_states`, the model is causal, and no part changed what it read.
         keys: the randomness of each answer ``[B]``; see :mod:`gro.defenses.noise`.
         stream: which of the streams of the keys belongs to this part.
         secret: what the owner alone knows.
@@ -31,6 +33,7 @@ class Answer:
     histories: Tensor
     scores: Tensor
     lists: Tensor
+    states: Tensor | None
     keys: Tensor
     stream: int
     secret: bytes
@@ -43,6 +46,9 @@ class Part(Settings):
     own by subclassing one of the four below, with a field ``kind: Literal["its-name"] = "its-name"``;
     :class:`gro.testing.defence.DefenceContract` is the test suite that it inherits.
     """
+
+    reads_states: ClassVar[bool] = False
+    """Whether the part uses :attr:`Answer.states`: the pass that scores then keeps them, and none is made twice."""
 
     @classmethod
     def name(cls) -> str:

@@ -10,11 +10,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from gro.config import PositiveInt
 from gro.data import HeldOut, Sequences
 from gro.defenses.base import Answer, ListPart
 from gro.errors import ConfigError
 from gro.models import PADDING, Recommender, TrainableRecommender
-from gro.models.base import device_of, lengths, most_recent
+from gro.models.base import device_of, lengths, most_recent, take
 from gro.ranking import evaluating
 
 BATCH = 64
@@ -23,31 +24,36 @@ BATCH = 64
 class Misinformation(ListPart):
     """Serve implausible histories the list of a recommender in which every item goes by the name of another.
 
-    Implausible is a history whose items the target expected less, on average, than those of all but ``false_alarms`` of
-    real users. Where a history of one item is asked there is nothing to judge by, and the true list is served.
+    Implausible is a history whose latest items the target expected less, on average, than those of all but
+    ``false_alarms`` of real users. Where a history of one item is asked there is nothing to judge by, and the true list
+    is served.
     """
+
+    reads_states = True
 
     kind: Literal["misinformation"] = "misinformation"
     false_alarms: Annotated[float, Field(gt=0, lt=1)] = 0.02
     """Share of real users, with the histories that validation uses, who are misled."""
+    judged: PositiveInt = 8
+    """Latest items of a history that are judged, each by what came before it."""
     threshold: float | None = None
     """Least plausibility that is served the truth, in nats per item; measured when the target is protected."""
 
     def fitted(self, model: Recommender, sequences: Sequences) -> Self:
-        """See :meth:`gro.defenses.base.Part.fitted`; a history's plausibility is that of its last ``max_length`` items.
+        """See :meth:`gro.defenses.base.Part.fitted`.
 
         Raises:
             ConfigError: the model cannot score the prefixes of a history.
         """
-        _prefixes(model)
-        known = _plausibilities(model, sequences.valid)
+        known = _plausibilities(_prefixes(model), sequences.valid, self.judged)
         return self.model_copy(update={"threshold": float(np.quantile(known[np.isfinite(known)], self.false_alarms))})
 
     def lists(self, answer: Answer) -> Tensor:
         """See :meth:`gro.defenses.base.ListPart.lists`."""
         if self.threshold is None:
             raise ConfigError("misinformation has no threshold; protect a target with it, which measures one")
-        honest = plausibility(_prefixes(answer.model), answer.histories) >= self.threshold
+        found = plausibility(_prefixes(answer.model), answer.histories, self.judged, answer.states)
+        honest = found >= self.threshold
         names = false_names(answer.model.n_items, answer.secret).to(answer.lists.device)
         return torch.where(honest[:, None], answer.lists, names[answer.lists])
 
@@ -59,28 +65,38 @@ def false_names(n_items: int, secret: bytes) -> Tensor:
     return torch.cat([torch.tensor([PADDING]), 1 + torch.randperm(n_items, generator=generator)])
 
 
-def plausibility(model: TrainableRecommender, histories: Tensor) -> Tensor:
-    """Mean log probability that a model gave to the items of each history ``[B, T]`` after its first: ``[B]``, in nats.
+def plausibility(model: TrainableRecommender, histories: Tensor, judged: int, states: Tensor | None = None) -> Tensor:
+    """Mean log probability that a model gave to the last items of each history ``[B, T]``: ``[B]``, in nats.
 
-    Of the last ``max_length`` items; infinite where there is only one.
+    Args:
+        model: what is asked for scores after each prefix.
+        histories: right-padded; the last ``max_length`` items are read.
+        judged: how many of the last items count; the first of a history has nothing before it and never does.
+        states: of the model after each prefix of what it reads, where they are known.
+
+    Returns:
+        Infinite where a history has one item.
     """
     read = most_recent(histories, model.max_length)
-    if read.shape[1] < 2:
-        return torch.full((len(read),), torch.inf, device=read.device)
-    ends = torch.arange(read.shape[1] - 1, device=read.device).expand(len(read), -1)
-    logs = model.prefix_scores(read, ends).log_softmax(dim=-1)
-    given = logs.gather(2, (read[:, 1:] - 1).clamp(min=0)[..., None])[..., 0].masked_fill(read[:, 1:] == PADDING, 0.0)
-    count = lengths(read) - 1
-    return torch.where(count > 0, given.sum(dim=1) / count.clamp(min=1), torch.inf)
+    places = lengths(read)[:, None] + torch.arange(-min(judged, read.shape[1]), 0, device=read.device)
+    counted, places = places > 0, places.clamp(min=0)
+    ends = (places - 1).clamp(min=0)
+    scores = model.prefix_scores(read, ends) if states is None else model.item_scores(take(states, ends))  # type: ignore[operator]
+    given = scores.gather(2, (read.gather(1, places) - 1)[..., None])[..., 0]
+    logs = (given - scores.logsumexp(dim=2)).masked_fill(~counted, 0.0).sum(dim=1)
+    count = counted.sum(dim=1)
+    return torch.where(count > 0, logs / count.clamp(min=1), torch.inf)
 
 
-def _plausibilities(model: Recommender, held_out: HeldOut) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _plausibilities(
+    model: TrainableRecommender, held_out: HeldOut, judged: int
+) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     found = np.empty(len(held_out.targets))
     with evaluating(model):
         for start in range(0, len(found), BATCH):
             users = np.arange(start, min(start + BATCH, len(found)))
             histories = torch.from_numpy(held_out.histories(users, model.max_length)).to(device_of(model))
-            found[users] = plausibility(_prefixes(model), histories).cpu()
+            found[users] = plausibility(model, histories, judged).cpu()
     return found
 
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from gro.defenses.base import Answer, EmbeddingPart, HistoryPart, ListPart, Part, ScorePart
 from gro.defenses.noise import fresh_keys, history_keys
 from gro.errors import ConfigError
-from gro.models import PADDING, Recommender, StateRecommender
-from gro.models.base import most_recent
+from gro.models import PADDING, CausalRecommender, Recommender, StateRecommender
+from gro.models.base import lengths, most_recent, take
 from gro.ranking import MASKED, top_k
 from gro.serving import Remembering
 
@@ -74,6 +74,9 @@ class Defended(nn.Module):
         if read and not isinstance(model, StateRecommender):
             raise ConfigError(f"{read[0][1].name()} needs a model with an item table, not {type(model).__name__}")
         self._scored = model if read else Remembering(model)
+        changed = any(isinstance(part, (HistoryPart, EmbeddingPart)) for part in parts)
+        wanted = any(part.reads_states for part in parts) and not changed
+        self._kept = model if wanted and isinstance(model, CausalRecommender) else None
 
     def scores(self, histories: Tensor) -> Tensor:
         """Scores ``[B, n_items]`` that rank as the lists do: minus its place for what is served, -inf for the rest."""
@@ -90,13 +93,20 @@ class Defended(nn.Module):
         for stream, part in self._each(HistoryPart):
             read = part.histories(read, self.n_items, keys, stream)
         with self._vectors(keys):
-            scores = self._scored.scores(read)
+            scores, states = self._scores(read)
         for stream, part in self._each(ScorePart):
             scores = part.scores(scores, keys, stream)
         lists = top_k(scores, self._asked)
         for stream, part in self._each(ListPart):
-            lists = part.lists(Answer(self.model, histories, scores, lists, keys, stream, self._secret))
+            lists = part.lists(Answer(self.model, histories, scores, lists, states, keys, stream, self._secret))
         return lists
+
+    def _scores(self, read: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Scores, and where a part wants them the states of the pass that made them."""
+        if self._kept is None:
+            return self._scored.scores(read), None
+        states = self._kept.states(read)
+        return self._kept.item_scores(take(states, lengths(read)[:, None] - 1)[:, 0]), states
 
     def _keys(self, histories: Tensor) -> Tensor:
         if self._per_history:

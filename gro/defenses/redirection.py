@@ -23,11 +23,13 @@ from gro.defenses.base import Answer
 from gro.defenses.lists import TailPart
 from gro.errors import ConfigError
 from gro.models import PADDING, StateRecommender
-from gro.models.base import lengths, most_recent
+from gro.models.base import lengths, most_recent, take
 
 
 class Redirection(TailPart):
     """Reorder the ranks below ``keep`` so that the student's gradient points away from that of the true list."""
+
+    reads_states = True
 
     kind: Literal["redirection"] = "redirection"
     displacement: Annotated[int, Field(gt=0)] | None = None
@@ -43,7 +45,8 @@ class Redirection(TailPart):
             raise ConfigError(f"redirection needs a model with an item table, not {type(answer.model).__name__}")
         lists, listed = answer.lists, answer.lists != PADDING
         weights = 1 / torch.arange(2, lists.shape[1] + 2, device=lists.device).log2()
-        cost = kernel_costs(answer.model, answer.histories, lists, weights).masked_fill(~listed, torch.inf)
+        state = _last_states(answer.model, answer.histories, answer.states)
+        cost = kernel_costs(state, answer.model.head.weight, lists, weights).masked_fill(~listed, torch.inf)
         cost[:, : self.keep] = torch.arange(-self.keep, 0, device=lists.device) - cost[listed].abs().max()
         if self.displacement is None:
             return lists.gather(1, cost.argsort(dim=1, stable=True))
@@ -60,11 +63,22 @@ class Redirection(TailPart):
         return torch.from_numpy(order).to(cost.device)
 
 
-def kernel_costs(model: StateRecommender, histories: Tensor, lists: Tensor, weights: Tensor) -> Tensor:
-    """``K w`` of every listed item, see the module: ``[B, k]`` for lists ``[B, k]`` and weights ``[k]``."""
-    recent = most_recent(histories, model.max_length)
-    states = model.prefix_states(recent, lengths(recent)[:, None] - 1)[:, 0]
+def kernel_costs(state: Tensor, table: Tensor, lists: Tensor, weights: Tensor) -> Tensor:
+    """``K w`` of every listed item, see the module: ``[B, k]``.
+
+    Args:
+        state: ``[B, d]``.
+        table: a row for each item id ``[rows, d]``.
+        lists: item ids ``[B, k]``, right-padded.
+        weights: of the places ``[k]``.
+    """
     own = weights * (lists != PADDING)
-    vectors = model.head.weight[lists]
+    vectors = table[lists]
     taught = (own[:, None] @ vectors)[:, 0]
-    return states.square().sum(dim=1, keepdim=True) * own + (vectors @ taught[..., None])[..., 0]
+    return state.square().sum(dim=1, keepdim=True) * own + (vectors @ taught[..., None])[..., 0]
+
+
+def _last_states(model: StateRecommender, histories: Tensor, states: Tensor | None) -> Tensor:
+    read = most_recent(histories, model.max_length)
+    ends = lengths(read)[:, None] - 1
+    return (model.prefix_states(read, ends) if states is None else take(states, ends))[:, 0]
