@@ -269,7 +269,7 @@ class FrontierCommand(DeviceSettings):
 
     run: Path
     """Artifact of a plain target."""
-    defence: tuple[str, ...]
+    defence: Annotated[tuple[str, ...], Field(min_length=1)]
     """Cards of defences, by name or as files."""
     suite: str = "standard"
     """Card of the suite of thieves, by name or as a file."""

@@ -60,7 +60,7 @@ def ratelimit(
     unplayed = {Path(card).stem: reason for card, (runs, reason) in played.items() if not runs}
     if not curves:
         reason = next(iter(unplayed.values()))
-        raise ConfigError(f"policy '{name}' lets {through:,} calls through in {policy.thief.days} days: {reason}")
+        raise ConfigError(f"policy '{name}' lets {through:,} calls through in {policy.thief.days} day(s): {reason}")
     described = {"run": str(command.run), "policy": name, **policy.model_dump(), "seed": command.seed}
     same = {key: about[key] for key in ("dataset", "users", "model", "k", "target")}
     found = {**described, **same, **_found(budget, curves, budgets), "unplayed": unplayed}

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from gro.bench import recbole, steps, swap, theft
+from gro.bench import defences, recbole, steps, swap, theft
 
 
 def run(report: Callable[[str, dict[str, Any]], None] = lambda name, measured: None) -> dict[str, Any]:
     """Measure everything; ``report`` receives each line as it is found.
 
     Returns:
-        ``{name: {"ratio": ..., "ours": ..., "theirs": ...}}``; the ratio is a speed-up, for the two ``protected_step``
-        lines a price.
+        ``{name: {"ratio": ..., "ours": ..., "theirs": ...}}``; the ratio is a speed-up, for ``protected_step``,
+        ``private_pass`` and the ``defence`` lines a price.
 
     Raises:
         MissingExtraError: RecBole is not installed.
@@ -26,6 +27,8 @@ def run(report: Callable[[str, dict[str, Any]], None] = lambda name, measured: N
         "training_pass": recbole.training_pass,
         "theft": theft.calls_per_second,
         "evaluation": recbole.evaluation,
+        "private_pass": defences.private_pass,
+        **{f"defence {name}": partial(defences.answering, name) for name in defences.serving()},
     }
     found: dict[str, Any] = {}
     for name, measure in lines.items():

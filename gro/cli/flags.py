@@ -67,6 +67,7 @@ def _describe(cls: type[Settings], name: str, field: FieldInfo) -> Parameter:
         help=f"{text} Required." if field.is_required() else text,
         group=_title(cls, name),
         show_default=_shown if _has_figure(field) and cls is not ThiefSettings else False,
+        negative_iterable=(),
         negative=() if field.default is False and name in {"json_", "quiet"} else None,
     )
 

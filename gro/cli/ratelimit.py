@@ -36,9 +36,9 @@ def ratelimit(settings: Mapping[str, Any], output: Output) -> int:
     lines = [
         f"{report['dataset']}, {report['users']:,} users, {report['model']}, exposed k {report['k']}",
         f"target's NDCG@10: {percent(report['target']['ndcg@10'])} %",
-        f"policy {report['policy']} lets {calls} calls [{low}, {high}] through in {days} days, for {cost}",
+        f"policy {report['policy']} lets {calls} calls [{low}, {high}] through in {days} day(s), for {cost}",
         f"thefts were played up to {report['played']:,} calls",
-        f"worst case: {worst['thief']}, access advantage {advantage} % after {since} days, for {amount(worst['cost'])}",
+        f"worst case: {worst['thief']}, access advantage {advantage} % after {since} day(s), for {amount(worst['cost'])}",
         *(f"not played: {name}: {reason}" for name, reason in report["unplayed"].items()),
         f"read {run.path / 'report.md'}",
     ]

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from gro import api, artifacts
-from gro.config import DataSettings, FrontierCommand, TrainingSettings
+from gro.config import DataSettings, FrontierCommand, ProtectionSettings, TrainingSettings
 from gro.defenses import cards as defences
-from gro.defenses.pipeline import exposed
 from gro.errors import ConfigError
 from gro.experiments.card import Experiment, ExperimentCard, TargetCard
 from gro.experiments.run import run
@@ -61,8 +60,11 @@ def described(command: FrontierCommand) -> Experiment:
         raise ConfigError(
             f"two defences are called alike, or one '{PLAIN}': {', '.join(names)}; rename the file of one"
         )
+    if k > manifest.n_items:
+        raise ConfigError(f"k is {k}; the catalogue of {manifest.dataset.name} has {manifest.n_items} items")
+    trained = {name: value for name, value in made.items() if name in TrainingSettings.model_fields}
     for defence in command.defence:
-        exposed(defences.read(defence).parts, k, manifest.n_items)
+        defences.read(defence).exposes(ProtectionSettings.make({**trained, "k": k}), manifest.n_items)
     targets = [TargetCard(name=n, protection={"defence": d}) for n, d in zip(names, command.defence, strict=True)]
     about = {key: made.pop(key) for key in ("dataset", "model")}
     block = ExperimentCard.make(

@@ -13,7 +13,7 @@ from gro.experiments.run import load
 
 
 def draw(results: Path) -> list[Path]:
-    """Draw ``NAME.json`` beside it: ``NAME-frontier.svg`` and ``NAME-advantage.svg``.
+    """Draw ``NAME.json`` beside it: ``NAME-frontier.svg``, ``NAME-advantage.svg``, and ``NAME-privacy.svg``, if any is.
 
     Raises:
         DataError: the file is missing or is not the result of an experiment.
@@ -21,6 +21,8 @@ def draw(results: Path) -> list[Path]:
     """
     content = load(results)
     drawn = {"frontier": frontier(content), "advantage": advantages(content)}
+    if any(entry["privacy"] for entry in content["summary"]):
+        drawn["privacy"] = privacy(content)
     pictures = []
     for name, picture in drawn.items():
         pictures.append(results.with_name(f"{results.stem}-{name}.svg"))
@@ -61,6 +63,26 @@ def advantages(content: Mapping[str, Any]) -> str:
     cells = [[_number(column.get(thief)) for column in found] for thief in thieves]
     names = [entry["target"] if _one_setting(summary) else f"{_setting(entry)}\n{entry['target']}" for entry in summary]
     return heat_map(cells, thieves, names, "access advantage %, mean of the seeds")
+
+
+def privacy(content: Mapping[str, Any]) -> str:
+    """Epsilon of the private targets against their utility, their floor's and their worst thief's copy's."""
+    entries = sorted((e for e in content["summary"] if e["privacy"]), key=lambda e: float(e["privacy"]["epsilon"]))
+    epsilon = [entry["privacy"]["epsilon"] for entry in entries]
+    copies = [_worst_points(content["rows"], entry) for entry in entries]
+    lines = {
+        "target": [entry["utility"]["ndcg@10"]["mean"] for entry in entries],
+        "worst copy": [float(np.mean([copy for _, copy in points])) / 100 for points in copies],
+        "floor: no calls": [entry["thieves"][0]["floor_ndcg@10"] for entry in entries],
+    }
+    drawn = figure(5.5, 3.4)
+    axes = drawn.subplots()
+    for (name, values), style in zip(lines.items(), ("o-", "s-", "--"), strict=True):
+        axes.plot(epsilon, [100 * value for value in values], style, label=name)
+    axes.set_xscale("log")
+    axes.set(xlabel=f"epsilon, delta {entries[0]['privacy']['delta']:.1e}", ylabel="NDCG@10 %")
+    axes.legend(fontsize="small")
+    return svg(drawn)
 
 
 def _worst_points(rows: list[dict[str, Any]], entry: Mapping[str, Any]) -> list[tuple[float, float]]:

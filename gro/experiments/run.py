@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from gro import api
+from gro import api, artifacts
 from gro.errors import DataError
 from gro.experiments.card import Experiment, ExperimentCard, TargetCard, thieves
 from gro.experiments.summary import summarise
@@ -119,15 +119,18 @@ def _cell(
 ) -> dict[str, Any]:
     shared = {"dataset": block.dataset, "model": block.model, "k": block.k, **block.training, **where}
     plain = given or api.train(**shared, seed=seed, out=runs / f"plain-{seed}").path
-    made, best = plain, api.undefended(plain)["ndcg@10"]
+    made, best, privacy = plain, api.undefended(plain)["ndcg@10"], None
     if target.protection is not None:
         made = runs / f"{target.name.replace(' ', '-')}-{seed}"
-        api.protect(**{**shared, **target.protection, "from": plain}, seed=seed, out=made)
+        protected = api.protect(**{**shared, **target.protection, "from": plain}, seed=seed, out=made)
+        privacy = protected.report.get("privacy")
+    exposing = {"k": block.k} if target.protection is None and _k(plain) != block.k else {}
     theft = api.attack(
         run=made,
         thief=thief.card,
         calls=block.calls,
         seed=seed,
+        **exposing,
         **where,
         **thief.overrides,
     ).report
@@ -140,12 +143,17 @@ def _cell(
         "surrogate": _figures(theft["surrogate"]),
         "floor": _figures(theft["floor"]),
         "floor_is": theft["floor_is"],
+        "privacy": privacy,
         "utility_loss": 1 - theft["target"]["ndcg@10"] / best if best else None,
         "agreement@10": theft["agreement@10"],
         "rbo@10": theft["rbo@10"],
         "shared_by_popularity": theft["shared_by_popularity"],
         "access_advantage": theft["access_advantage"],
     }
+
+
+def _k(run: Path) -> object:
+    return artifacts.load(run).manifest.settings["k"]
 
 
 def _figures(report: dict[str, float]) -> dict[str, float]:

@@ -51,6 +51,7 @@ def _entry(block: ExperimentCard, target: str, rows: Rows) -> dict[str, Any]:
         "exposed": rows[0]["exposed"],
         "calls": block.calls,
         "seeds": sorted(by_seed),
+        "privacy": rows[0].get("privacy"),
         "utility": {key: interval([row["utility"][key] for row in by_seed.values()]) for key in rows[0]["utility"]},
         "utility_loss": interval([row["utility_loss"] for row in by_seed.values()]),
         "worst": thieves[0]["thief"],

@@ -43,8 +43,10 @@ def _block(block: Mapping[str, Any], entries: list[Mapping[str, Any]]) -> Iterat
         yield ""
         yield block["note"]
     yield ""
+    private = any(entry["privacy"] for entry in entries)
     columns = (
         "target",
+        *(("epsilon (delta)",) if private else ()),
         "seeds",
         "exposes",
         "HR@10",
@@ -61,7 +63,8 @@ def _block(block: Mapping[str, Any], entries: list[Mapping[str, Any]]) -> Iterat
         figures = (utility["hr@10"], utility["ndcg@10"], entry["utility_loss"])
         advantage = {"mean": worst["access_advantage"], "interval": worst["interval"]}
         cells = (*map(_figure, figures), worst["thief"], _figure(advantage), _figure(entry["worst_of_each_seed"]))
-        yield _line(entry["target"], len(entry["seeds"]), entry["exposed"], *cells)
+        spent = (_spent(entry["privacy"]),) if private else ()
+        yield _line(entry["target"], *spent, len(entry["seeds"]), entry["exposed"], *cells)
     if block["published"]:
         yield from _beside_the_paper(block["published"], entries)
     if len(entries[0]["thieves"]) > 1:
@@ -101,6 +104,10 @@ def _advantage(thief: Mapping[str, Any] | None, seeds: int) -> str:
     advantage = _figure({"mean": thief["access_advantage"], "interval": thief["interval"]})
     fewer = f" ({thief['seeds']} of {seeds} seeds)" if thief["seeds"] < seeds else ""
     return f"{advantage}, {_percent(thief['agreement@10'])}{fewer}"
+
+
+def _spent(privacy: Mapping[str, float] | None) -> str:
+    return f"{privacy['epsilon']:.2f} ({privacy['delta']:.1e})" if privacy else "-"
 
 
 def _figure(value: Mapping[str, Any]) -> str:
