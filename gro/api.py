@@ -34,7 +34,6 @@ from gro.config import (
 from gro.data import HeldOut, Sequences, dataset_card, load
 from gro.defenses import cards as defences
 from gro.defenses.cards import Defence
-from gro.defenses.pipeline import exposed
 from gro.defenses.served import defence_of, digest, exposed_by, served
 from gro.defenses.shadows import shadow_targets
 from gro.defenses.training import PaperTraining, Training
@@ -119,7 +118,8 @@ def protect(progress: Progress | None = None, **settings: Any) -> Run:
     if finished := _finished_as(command.out, described):
         return finished
     sequences = load(command)
-    k = exposed(defence.parts, _possible_k(command, sequences), sequences.n_items)
+    _require_possible_k(command, sequences)
+    k = defence.exposes(command, sequences.n_items)
     plain = _plain_target(command, sequences, progress or Quiet())
     defence = defence.keyed(sequences, command.seed)
     trained = Training(
@@ -194,8 +194,8 @@ def attack(progress: Progress | None = None, **settings: Any) -> Run:
     sequences = _dataset(artifact, command.data_path)
     device = _device(command.device)
     k = command.k or _lists_of(artifact)
-    target = served(artifact, k, command.seed, device)
-    service = RankingService(target, exposed_by(target, k))
+    target, asked = (served(artifact, k, command.seed, device) for _ in range(2))  # asking draws the noise of calls
+    service = RankingService(asked, exposed_by(asked, k))
     length = card.sequence_length or card.max_length
     thief = Thief(
         settings=card,
@@ -320,14 +320,13 @@ def _plain_target(command: ProtectCommand, sequences: Sequences, progress: Progr
 
 
 def _new(command: TrainCommand, sequences: Sequences) -> StateRecommender:
-    _possible_k(command, sequences)
+    _require_possible_k(command, sequences)
     return build(command, sequences.n_items, seed=command.seed).to(_device(command.device))
 
 
-def _possible_k(command: TrainCommand | ProtectCommand, sequences: Sequences) -> int:
+def _require_possible_k(command: TrainCommand | ProtectCommand, sequences: Sequences) -> None:
     if command.k > sequences.n_items:
         raise ConfigError(f"k is {command.k}; the catalogue of {sequences.name} has {sequences.n_items} items")
-    return command.k
 
 
 def _require_meant(settings: Mapping[str, Any], defence: Defence) -> None:

@@ -14,7 +14,7 @@ def run(report: Callable[[str, dict[str, Any]], None] = lambda name, measured: N
 
     Returns:
         ``{name: {"ratio": ..., "ours": ..., "theirs": ...}}``; the ratio is a speed-up, for ``protected_step``,
-        ``private_pass`` and the ``defence`` lines a price.
+        ``private_pass`` and the ``defence_`` lines a price.
 
     Raises:
         MissingExtraError: RecBole is not installed.
@@ -28,7 +28,7 @@ def run(report: Callable[[str, dict[str, Any]], None] = lambda name, measured: N
         "theft": theft.calls_per_second,
         "evaluation": recbole.evaluation,
         "private_pass": defences.private_pass,
-        **{f"defence {name}": partial(defences.answering, name) for name in defences.serving()},
+        **{f"defence_{name}": partial(defences.answering, name) for name in defences.serving()},
     }
     found: dict[str, Any] = {}
     for name, measure in lines.items():

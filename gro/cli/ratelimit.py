@@ -32,13 +32,14 @@ def ratelimit(settings: Mapping[str, Any], output: Output) -> int:
     through, worst = report["through"], report["worst"]
     low, high = map(amount, through["calls_interval"])
     calls, days, cost = amount(through["calls"]), report["thief"]["days"], amount(through["cost"])
-    advantage, since = percent(worst["access_advantage"]), amount(worst["days"])
+    advantage = percent(worst["access_advantage"])
+    spent = f"after {amount(worst['days'])} day(s), for {amount(worst['cost'])}"
     lines = [
         f"{report['dataset']}, {report['users']:,} users, {report['model']}, exposed k {report['k']}",
         f"target's NDCG@10: {percent(report['target']['ndcg@10'])} %",
         f"policy {report['policy']} lets {calls} calls [{low}, {high}] through in {days} day(s), for {cost}",
         f"thefts were played up to {report['played']:,} calls",
-        f"worst case: {worst['thief']}, access advantage {advantage} % after {since} day(s), for {amount(worst['cost'])}",
+        f"worst case: {worst['thief']}, access advantage {advantage} % {spent}",
         *(f"not played: {name}: {reason}" for name, reason in report["unplayed"].items()),
         f"read {run.path / 'report.md'}",
     ]

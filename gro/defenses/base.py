@@ -6,6 +6,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
+from pydantic import ConfigDict
 from torch import Tensor
 
 from gro.config import Settings
@@ -47,8 +48,13 @@ class Part(Settings):
     :class:`gro.testing.defence.DefenceContract` is the test suite that it inherits.
     """
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
     reads_states: ClassVar[bool] = False
     """Whether the part uses :attr:`Answer.states`: the pass that scores then keeps them, and none is made twice."""
+
+    reads_table: ClassVar[bool] = False
+    """Whether the part works on the model's item table, so that it is refused before a model that has none."""
 
     @classmethod
     def name(cls) -> str:
@@ -78,6 +84,8 @@ class HistoryPart(Part):
 
 class EmbeddingPart(Part):
     """Changes the vectors that the model reads in place of items, also when it answers."""
+
+    reads_table = True
 
     @abstractmethod
     def embeddings(self, vectors: Tensor, table: Tensor, keys: Tensor, stream: int) -> Tensor:

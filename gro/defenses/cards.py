@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from gro.config import Settings, read_toml
+from gro.config import ProtectionSettings, Settings, read_toml
 from gro.data import Sequences
 from gro.defenses.base import Part
 from gro.defenses.inputs import EmbeddingNoise, EmbeddingScale, HistoryNoise
@@ -17,7 +17,7 @@ from gro.defenses.misinformation import Misinformation
 from gro.defenses.pipeline import Defended
 from gro.defenses.redirection import Redirection
 from gro.defenses.scores import GaussianNoise, HighConfidence, ReverseSigmoid, Rounding
-from gro.defenses.training import TRAININGS
+from gro.defenses.training import TRAININGS, untrained
 from gro.errors import ConfigError, nearest
 from gro.models import Recommender
 
@@ -75,6 +75,20 @@ class Defence:
         derived = hashlib.blake2b(sequences.digest.encode(), digest_size=SECRET_BYTES, salt=seed.to_bytes(16, "little"))
         return replace(self, secret=self.secret or derived.hexdigest())
 
+    def exposes(self, settings: ProtectionSettings, n_items: int) -> int:
+        """How many items of a list of ``settings.k`` are served; to be asked before anything is trained.
+
+        Raises:
+            ConfigError: the target cannot be trained so, or the parts do not fit together or what is trained; names the
+                defence.
+        """
+        shown = replace(self, secret=self.secret or "00")
+        try:
+            target = shown.before(untrained(self.training, settings, n_items, shown.key), settings.k, settings.seed)
+        except ConfigError as error:
+            raise ConfigError(f"defence '{self.name}': {error}") from None
+        return target.k if isinstance(target, Defended) else settings.k
+
     def fitted(self, model: Recommender, sequences: Sequences) -> Defence:
         """The defence of one target: its parts measured on the owner's interactions."""
         return replace(self, parts=tuple(part.fitted(model, sequences) for part in self.parts))
@@ -124,9 +138,11 @@ def parse(table: Mapping[str, Any], source: str, name: str) -> Defence:
     training = None if card.training is None else _made(card.training, TRAININGS, f"{source}: training")
     parts = [_made(part, PARTS, f"{source}: serving {n}") for n, part in enumerate(card.serving, start=1)]
     try:
-        bytes.fromhex(card.secret or "")
+        size = len(bytes.fromhex(card.secret or ""))
     except ValueError:
         raise ConfigError(f"{source}: 'secret' is not hexadecimal; leave it out and one is drawn") from None
+    if size > hashlib.blake2b.MAX_KEY_SIZE:
+        raise ConfigError(f"{source}: 'secret' has {size} bytes; give at most {hashlib.blake2b.MAX_KEY_SIZE}")
     return Defence(name, training, tuple(parts), card.noise, card.secret)
 
 
@@ -134,6 +150,6 @@ def _made(table: Mapping[str, Any], classes: Sequence[type[Any]], source: str) -
     kinds = {cls.model_fields["kind"].default: cls for cls in classes}
     values = {key.replace("-", "_"): value for key, value in table.items()}
     kind = values.get("kind")
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise ConfigError(f"{source}: kind is {kind!r}.{nearest(str(kind), kinds)} Kinds: {', '.join(kinds)}")
     return kinds[kind].make(values, f"{source} '{kind}'")

@@ -28,7 +28,7 @@ class HistoryNoise(HistoryPart):
     def histories(self, histories: Tensor, n_items: int, keys: Tensor, stream: int) -> Tensor:
         """See :meth:`gro.defenses.base.HistoryPart.histories`."""
         width = histories.shape[1]
-        drop, swap, other = uniform(keys, 3 * width, stream).split(width, dim=1)
+        drop, swap, other = uniform(keys, 3 * width, stream).view(-1, width, 3).unbind(dim=2)  # alike for every width
         places = torch.arange(width, device=histories.device)
         earlier = places < lengths(histories)[:, None] - 1
         read = torch.where(earlier & (swap < self.substitution), 1 + (other * n_items).long(), histories)

@@ -13,7 +13,7 @@ from torch import Tensor
 from gro.config import PositiveInt
 from gro.data import HeldOut, Sequences
 from gro.defenses.base import Answer, ListPart
-from gro.errors import ConfigError
+from gro.errors import ConfigError, DataError
 from gro.models import PADDING, Recommender, TrainableRecommender
 from gro.models.base import device_of, lengths, most_recent, take
 from gro.ranking import evaluating
@@ -44,8 +44,11 @@ class Misinformation(ListPart):
 
         Raises:
             ConfigError: the model cannot score the prefixes of a history.
+            DataError: no user has two items before the one that validation holds out.
         """
         known = _plausibilities(_prefixes(model), sequences.valid, self.judged)
+        if not np.isfinite(known).any():
+            raise DataError(f"{sequences.name}: misinformation has nothing to measure; a user needs 4 interactions")
         return self.model_copy(update={"threshold": float(np.quantile(known[np.isfinite(known)], self.false_alarms))})
 
     def lists(self, answer: Answer) -> Tensor:

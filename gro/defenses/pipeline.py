@@ -70,10 +70,10 @@ class Defended(nn.Module):
         self.k = exposed(parts, k, model.n_items)
         self._asked, self._secret, self._per_history = k, secret, per_history
         self._generator = torch.Generator().manual_seed(seed)
-        read = [(stream, part) for stream, part in enumerate(parts) if isinstance(part, EmbeddingPart)]
-        if read and not isinstance(model, StateRecommender):
-            raise ConfigError(f"{read[0][1].name()} needs a model with an item table, not {type(model).__name__}")
-        self._scored = model if read else Remembering(model)
+        tabled = next((part for part in parts if part.reads_table), None)
+        if tabled and not isinstance(model, StateRecommender):
+            raise ConfigError(f"{tabled.name()} needs a model with an item table, not {type(model).__name__}")
+        self._scored = model if any(isinstance(part, EmbeddingPart) for part in parts) else Remembering(model)
         changed = any(isinstance(part, (HistoryPart, EmbeddingPart)) for part in parts)
         wanted = any(part.reads_states for part in parts) and not changed
         self._kept = model if wanted and isinstance(model, CausalRecommender) else None

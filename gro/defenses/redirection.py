@@ -3,9 +3,10 @@
 Prediction poisoning (Orekondy et al., ICLR 2020) and gradient redirection (Mazeika et al., ICML 2022) choose, among the
 answers that are useful enough, the one whose gradient in a student's parameters points where the owner wants. A list's
 lesson is here the position-discounted cross entropy ``L = sum_i w_i CE(a_i)``, ``w_i = 1 / log2(i + 1)``, of a student
-whose state is ``h`` and whose item table is ``W``. Its gradient in the scores is ``const - sum_i w_i e_{a_i}``, linear
-in the order; in the table it is that times ``h``, in the state ``W^T`` times it. So with ``K = |h|^2 I + W W^T`` over
-the list's items, the inner product of the lesson of an order with that of the true one is, up to a constant,
+whose state is ``h`` and whose item table is ``W``. Its gradient in the scores is ``c - sum_i w_i e_{a_i}``; ``c``, of
+the softmax, is the same for every order; what a list pulls at is the rest, the gradient of minus the weighted scores
+of its items. In the table it is that times ``h``, in the state ``W^T`` times it. So with ``K = |h|^2 I + W W^T`` over
+the list's items, the inner product of the lesson of an order with what the true order pulls at is, up to a constant,
 ``sum_i w_i (K w)_{a_i}``: an assignment of costs ``K w`` to weights ``w``. The target stands for the student.
 """
 
@@ -27,9 +28,9 @@ from gro.models.base import lengths, most_recent, take
 
 
 class Redirection(TailPart):
-    """Reorder the ranks below ``keep`` so that the student's gradient points away from that of the true list."""
+    """Reorder the ranks below ``keep`` so that the student's gradient points away from what the true list pulls at."""
 
-    reads_states = True
+    reads_states = reads_table = True
 
     kind: Literal["redirection"] = "redirection"
     displacement: Annotated[int, Field(gt=0)] | None = None

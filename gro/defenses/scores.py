@@ -33,7 +33,8 @@ class GaussianNoise(ScorePart):
     def scores(self, scores: Tensor, keys: Tensor, stream: int) -> Tensor:
         """See :meth:`gro.defenses.base.ScorePart.scores`."""
         noise = self.scale * normal(keys, scores.shape[1], stream)
-        return scores.softmax(dim=1) + noise if self.form == "classifier" else scores + noise * _spread(scores)
+        changed = scores.softmax(dim=1) + noise if self.form == "classifier" else scores + noise * _spread(scores)
+        return changed.masked_fill(scores == MASKED, MASKED)
 
 
 class Rounding(ScorePart):
@@ -42,13 +43,14 @@ class Rounding(ScorePart):
     kind: Literal["rounding"] = "rounding"
     step: PositiveFloat
     """Distance of what is left: 0.001 for three decimals of a probability ("classifier"), or in standard deviations of
-    a row of scores ("ranking")."""
+    a row of scores, counted from its best ("ranking")."""
     form: Form = "ranking"
 
     def scores(self, scores: Tensor, keys: Tensor, stream: int) -> Tensor:
         """See :meth:`gro.defenses.base.ScorePart.scores`."""
-        values = scores.softmax(dim=1) if self.form == "classifier" else scores / _spread(scores)
-        return (values / self.step).round()
+        best = scores.amax(dim=1, keepdim=True)
+        values = scores.softmax(dim=1) if self.form == "classifier" else (scores - best) / _spread(scores)
+        return (values / self.step).round().masked_fill(scores == MASKED, MASKED)
 
 
 class HighConfidence(ScorePart):
@@ -85,7 +87,8 @@ class ReverseSigmoid(ScorePart):
 
     def scores(self, scores: Tensor, keys: Tensor, stream: int) -> Tensor:
         """See :meth:`gro.defenses.base.ScorePart.scores`."""
-        return reverse_sigmoid(scores.double().softmax(dim=1), self.beta, self.gamma)
+        changed = reverse_sigmoid(scores.double().softmax(dim=1), self.beta, self.gamma)
+        return changed.masked_fill(scores == MASKED, MASKED)
 
 
 def reverse_sigmoid(probabilities: Tensor, beta: float, gamma: float, *, keep_order: bool = False) -> Tensor:
@@ -99,7 +102,8 @@ def reverse_sigmoid(probabilities: Tensor, beta: float, gamma: float, *, keep_or
         probabilities: ``[B, n]``.
         beta: strength.
         gamma: steepness.
-        keep_order: weaken each row's ``beta`` to the most that turns no pair of its items around.
+        keep_order: weaken each row's ``beta`` so far that the slope is negative nowhere between its items: no pair is
+            turned around.
     """
     y = probabilities.clamp(torch.finfo(probabilities.dtype).tiny, 1 - torch.finfo(probabilities.dtype).eps)
     pull = (gamma * y.logit()).sigmoid()

@@ -15,6 +15,7 @@ from gro.models.base import device_of
 from gro.optimizer.adversarial import AdversarialSettings, fit_adversarial
 from gro.optimizer.ensemble import EnsembleSettings, KeyedEnsemble, build_ensemble, fit_ensemble
 from gro.optimizer.nasty import NastySettings, fit_nasty
+from gro.optimizer.per_sample import hookable
 from gro.optimizer.private import PrivateSettings, fit_private
 from gro.optimizer.protect import Protection
 from gro.ranking import ranks
@@ -115,6 +116,21 @@ class Training:
     @property
     def _kept(self) -> dict[str, Any]:
         return {"folder": self.folder, "progress": self.progress}
+
+
+def untrained(
+    training: Settings | None, settings: ProtectionSettings, n_items: int, secret: bytes
+) -> StateRecommender | KeyedEnsemble:
+    """What a training starts from, or a model that is like it.
+
+    Raises:
+        ConfigError: the architecture cannot be trained so.
+        MissingExtraError: the training needs a package that is not installed.
+    """
+    if isinstance(training, EnsembleSettings):
+        return build_ensemble(settings, n_items, training, secret, seed=settings.seed)
+    model = build(settings, n_items, seed=settings.seed)
+    return hookable(model) if isinstance(training, PrivateSettings) else model
 
 
 def most_epochs(training: Settings | None, settings: ProtectionSettings) -> int:

@@ -124,7 +124,7 @@ def _cell(
         made = runs / f"{target.name.replace(' ', '-')}-{seed}"
         protected = api.protect(**{**shared, **target.protection, "from": plain}, seed=seed, out=made)
         privacy = protected.report.get("privacy")
-    exposing = {"k": block.k} if target.protection is None and _k(plain) != block.k else {}
+    exposing: dict[str, Any] = {"k": block.k} if target.protection is None and _k(plain) != block.k else {}
     theft = api.attack(
         run=made,
         thief=thief.card,

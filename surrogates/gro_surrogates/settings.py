@@ -92,3 +92,14 @@ class ThiefSettings(QuerySettings, ModelSettings):
         if not self.known and (wanting := [use for use, wanted in uses.items() if wanted]):
             raise ValueError(f"{' and '.join(wanting)} needs known above 0, the share of real histories that it holds")
         return self
+
+    @model_validator(mode="after")
+    def _reads_what_it_asks(self) -> Self:
+        """Where ``max_length`` is unset it is not known yet: the target's is taken when there is one."""
+        length = self.sequence_length or 1
+        if "max_length" in self.model_fields_set and length > self.max_length:
+            raise ValueError(
+                f"sequence_length is {length}, but a history of more than max_length = {self.max_length} items is not "
+                f"read whole; give at most {self.max_length}"
+            )
+        return self

@@ -91,11 +91,11 @@ class Thief:
         """Ask and learn; what is kept in ``recordings`` is never asked twice.
 
         Raises:
-            ConfigError: the budget does not pay for two histories.
+            ConfigError: the budget does not pay for two histories, or they are longer than a clone reads.
             GroError: the service answered nothing.
             ArtifactError: the folder holds another theft, or cannot be written.
         """
-        settings = self.settings
+        settings = ThiefSettings.make(self.settings.model_dump())  # checked again: max_length is known by now
         each = (settings.sequence_length or settings.max_length) * settings.price
         least = each * (FIRST_ROUND if settings.stop_gain else 1)
         if calls <= least:

@@ -135,6 +135,18 @@ def test_attack_with_bad_input(gro: Gro, plain: Path, arguments: list[str], said
     assert said in answer.line
 
 
+@pytest.mark.parametrize(("length", "more"), [(51, ()), (9, ("--max-length", 8))])
+def test_a_thief_who_asks_more_than_it_reads_is_refused(
+    gro: Gro, plain: Path, tmp_path: Path, length: int, more: tuple[object, ...]
+) -> None:
+    theft = tmp_path / "theft"
+    answer = gro("attack", plain, "--sequence-length", length, *more, "--calls", 200, "--out", theft)
+    assert answer.code == 2
+    assert f"sequence_length is {length}, but a history of more than max_length = {length - 1} items" in answer.line
+    assert answer.line.endswith(f"; give at most {length - 1}")
+    assert not theft.exists()
+
+
 def test_unknown_dataset(gro: Gro, data_path: Path, tmp_path: Path) -> None:
     answer = gro("train", "--dataset", "tinny", "--data-path", data_path, "--out", tmp_path / "run")
     assert answer.code == 2

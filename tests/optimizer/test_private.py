@@ -241,6 +241,34 @@ def test_the_check_finds_a_broken_hook(
         fit(tiny)
 
 
+@pytest.mark.parametrize("layer", [nn.Linear, nn.Embedding, nn.LayerNorm])
+def test_the_check_finds_one_gradient_that_is_no_number(
+    layer: type[nn.Module], windows: Tensor, tiny: Sequences, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samplers = opacus("grad_sample").GradSampleModule.GRAD_SAMPLERS
+    right = samplers[layer]
+
+    def broken(*arguments: Any) -> dict[nn.Parameter, Tensor]:
+        found: dict[nn.Parameter, Tensor] = right(*arguments)
+        for sample in found.values():
+            sample[-1].flatten()[-1] = torch.nan
+        return found
+
+    monkeypatch.setitem(samplers, layer, broken)
+    with pytest.raises(GroError, match="no privacy can be promised"):
+        check_per_sample_norms(model(), windows)
+    with pytest.raises(GroError, match="no privacy can be promised"):
+        fit(tiny)
+
+
+def test_the_check_finds_gradients_that_are_no_numbers_on_both_sides(windows: Tensor) -> None:
+    ours = model()
+    with torch.no_grad():
+        ours.item_embedding.weight[windows[0, 0], 0] = torch.nan
+    with pytest.raises(GroError, match="no privacy can be promised"):
+        check_per_sample_norms(ours, windows)
+
+
 @pytest.mark.parametrize("rows", [10, 16])
 def test_the_check_finds_positions_that_the_rows_share(
     rows: int, tiny: Sequences, monkeypatch: pytest.MonkeyPatch

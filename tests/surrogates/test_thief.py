@@ -16,6 +16,7 @@ from gro.data import Sequences
 from gro.errors import ArtifactError, ConfigError
 from gro.models import StateRecommender
 from gro.training import STATE_FILE, Quiet
+from gro_surrogates.cards import thief_settings
 from gro_surrogates.distillation import next_item_gain
 from gro_surrogates.fusion import RankFusion
 from gro_surrogates.knowledge import held_histories
@@ -90,6 +91,19 @@ def test_a_pretrained_thief_begins_where_its_data_ends() -> None:
 def test_what_needs_data_is_refused_without(use: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="needs known above 0"):
         ThiefSettings.make(use)
+
+
+def test_histories_that_no_clone_reads_whole_are_refused_once_it_is_known_what_it_reads(tmp_path: Path) -> None:
+    card = tmp_path / "own.toml"
+    card.write_text("sequence_length = 60\n")
+    assert thief_settings(str(card), {}).sequence_length == 60
+    assert thief_settings(str(card), {"max_length": 60}).max_length == 60
+    with pytest.raises(ConfigError, match=r"own.toml: sequence_length is 60, .* max_length = 59 .*give at most 59$"):
+        thief_settings(str(card), {"max_length": 59})
+    counter = Counter()
+    with pytest.raises(ConfigError, match=r"sequence_length is 60, .* max_length = 50 .*give at most 50$"):
+        Thief(ThiefSettings(sequence_length=60))(counter, N_ITEMS, CALLS, seed=0)
+    assert counter.calls == 0
 
 
 def test_a_thief_without_data_cannot_replay() -> None:
