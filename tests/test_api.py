@@ -20,6 +20,7 @@ from gro.optimizer.plain import fit
 from gro.optimizer.protect import Protection
 from gro.ranking import ranks
 from gro.serving import RankingService
+from gro.theft import robbed, stolen_copy
 from gro.training import Quiet
 from gro_surrogates.fusion import RankFusion
 from gro_surrogates.thief import Thief, ThiefSettings
@@ -170,7 +171,7 @@ LEARNING: dict[str, Any] = {"calls": 200, **THIEF.model_dump(include={"hidden_si
 
 def test_a_theft_tells_the_place_of_every_user_s_next_item(plain: gro.Run) -> None:
     theft = gro.attack(run=plain.path, **LEARNING)
-    target, held_out = api.robbed(AttackCommand(run=plain.path))
+    target, held_out = robbed(AttackCommand(run=plain.path))
     assert theft.path.parent == plain.path.with_name("plain.thefts")
     assert "places" not in theft.report
     assert theft.places.keys() == {"target", "surrogate", "floor"}
@@ -180,10 +181,10 @@ def test_a_theft_tells_the_place_of_every_user_s_next_item(plain: gro.Run) -> No
 
 
 def test_the_copy_of_an_ensemble_is_all_its_clones(plain: gro.Run) -> None:
-    _, held_out = api.robbed(AttackCommand(run=plain.path))
+    _, held_out = robbed(AttackCommand(run=plain.path))
     theft = gro.attack(run=plain.path, **LEARNING, clones=["SASRec", "GRU4Rec"])
     second = theft.path.with_name(f"{theft.path.name}.clone-2")
-    copy = api.stolen_copy(theft.path)
+    copy = stolen_copy(theft.path)
     assert isinstance(copy, RankFusion)
     assert [type(clone).__name__ for clone in copy.clones] == ["SASRec", "GRU4Rec"]
     assert ranks(copy, held_out).tolist() == theft.places["surrogate"]
@@ -191,12 +192,12 @@ def test_the_copy_of_an_ensemble_is_all_its_clones(plain: gro.Run) -> None:
     assert len(theft.report["held_out_agreement@10"]) == 2
     second.rename(second.with_name("elsewhere"))
     with pytest.raises(ArtifactError, match="clone-2"):
-        api.stolen_copy(theft.path)
+        stolen_copy(theft.path)
 
 
 def test_the_copy_of_one_clone_is_that_clone(plain: gro.Run) -> None:
     theft = gro.attack(run=plain.path, **LEARNING)
-    assert torch.equal(weights(api.stolen_copy(theft.path)), weights(theft.model))
+    assert torch.equal(weights(stolen_copy(theft.path)), weights(theft.model))
 
 
 def weights(model: nn.Module) -> Tensor:

@@ -19,6 +19,8 @@ from gro.audit.redteam import Watch
 from gro.config import RateLimitCommand
 from gro.errors import ConfigError
 from gro.policy import Policy, read_policy
+from gro.runs import Run
+from gro.theft import attack
 from gro.training import Quiet
 from gro_surrogates.cards import thief_settings
 
@@ -30,10 +32,10 @@ def ratelimit(
     watch: Watch = lambda label, epochs: nullcontext(Quiet()),
     told: Callable[[Mapping[str, Any]], None] = lambda row: None,
     **settings: Any,
-) -> api.Run:
+) -> Run:
     """Play thieves at a ladder of budgets and say when, and at what cost, a policy lets them have each.
 
-    Every theft is one of :func:`gro.api.attack`: it is kept beside the run, and one that is there is not played again.
+    Every theft is one of :func:`gro.attack`: it is kept beside the run, and one that is there is not played again.
 
     Args:
         watch: shows the progress of each theft.
@@ -46,7 +48,7 @@ def ratelimit(
         is worst there; "worst", the worst of the rows; and "thieves", every theft.
 
     Raises:
-        GroError: as :func:`gro.api.attack`; or the policy is malformed, or lets too little through for any theft.
+        GroError: as :func:`gro.attack`; or the policy is malformed, or lets too little through for any theft.
     """
     command = RateLimitCommand.make(settings)
     policy, name = read_policy(command.policy), Path(command.policy).stem
@@ -66,7 +68,7 @@ def ratelimit(
     found = {**described, **same, **_found(budget, curves, budgets), "unplayed": unplayed}
     out = command.out or command.run.with_name(f"{command.run.name}.ratelimit") / name
     ratelimit_report.write(out, found)
-    return api.Run(out, found)
+    return Run(out, found)
 
 
 def _budget(policy: Policy, name: str, k: int) -> Budget:
@@ -84,21 +86,21 @@ def _played(
     budgets: Sequence[int],
     watch: Watch,
     told: Callable[[Mapping[str, Any]], None],
-) -> tuple[list[api.Run], str]:
+) -> tuple[list[Run], str]:
     """Thefts of one thief, those of the largest budgets, and why there are no more."""
     where = {"run": command.run, "device": command.device, "data_path": command.data_path}
-    runs: list[api.Run] = []
+    runs: list[Run] = []
     for calls in reversed(budgets):
         try:
             with watch(f"{Path(card).stem}, {calls:,} calls", epochs) as progress:
-                runs.insert(0, api.attack(progress=progress, thief=card, calls=calls, seed=command.seed, **where))
+                runs.insert(0, attack(progress=progress, thief=card, calls=calls, seed=command.seed, **where))
         except ConfigError as error:  # so few calls do not pay for a theft, and fewer do not either
             return runs, str(error)
         told({"calls": calls, **_copy(runs[0])})
     return runs, ""
 
 
-def _copy(theft: api.Run) -> dict[str, Any]:
+def _copy(theft: Run) -> dict[str, Any]:
     report = theft.report
     return {
         "thief": report["thief"],
@@ -107,7 +109,7 @@ def _copy(theft: api.Run) -> dict[str, Any]:
     }
 
 
-def _curve(runs: Sequence[api.Run], budgets: Sequence[int]) -> Curve:
+def _curve(runs: Sequence[Run], budgets: Sequence[int]) -> Curve:
     first = runs[0].report
     return Curve(
         thief=first["thief"],

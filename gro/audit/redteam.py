@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from gro import api
 from gro.audit import report
 from gro.audit.poisoning import poisoning
 from gro.config import RedteamCommand
 from gro.errors import ConfigError
 from gro.metrics import FloatArray, access_advantage, advantage_intervals, ndcg
+from gro.runs import Run
+from gro.theft import attack, robbed, stolen_copy
 from gro.training import Progress, Quiet
 from gro_surrogates.suites import Suite, SuiteThief, read_suite
 
@@ -28,7 +29,7 @@ class Played:
     """One thief and its thefts, a seed each."""
 
     thief: SuiteThief
-    runs: Sequence[api.Run]
+    runs: Sequence[Run]
 
     def gains(self, who: str) -> FloatArray:
         """NDCG@10 of each test user, mean over the thefts: ``[n_users]``."""
@@ -43,10 +44,10 @@ def redteam(
     watch: Watch = lambda label, epochs: nullcontext(Quiet()),
     told: Callable[[Mapping[str, Any]], None] = lambda row: None,
     **settings: Any,
-) -> api.Run:
+) -> Run:
     """Play a suite against a run and write a report; see :class:`gro.config.RedteamCommand`.
 
-    Every theft is one of :func:`gro.api.attack`: it is kept beside the run, and one that is there is not played again.
+    Every theft is one of :func:`gro.attack`: it is kept beside the run, and one that is there is not played again.
 
     Args:
         watch: shows the progress of each theft.
@@ -58,7 +59,7 @@ def redteam(
         and "curve"; "passed" is whether the worst thief is within ``max_advantage`` (``None`` where none was set).
 
     Raises:
-        GroError: as :func:`gro.api.attack`; or the suite is malformed or has no thief of that knowledge.
+        GroError: as :func:`gro.attack`; or the suite is malformed or has no thief of that knowledge.
     """
     command = RedteamCommand.make(settings)
     suite = _chosen(read_suite(command.suite), command)
@@ -74,7 +75,7 @@ def redteam(
     about = {"run": str(command.run), "suite": suite.name, "knowledge": command.knowledge or "any", **_about(played)}
     found = {**about, **found}
     report.write(out, found)
-    return api.Run(out, found)
+    return Run(out, found)
 
 
 def _chosen(suite: Suite, command: RedteamCommand) -> Suite:
@@ -85,13 +86,13 @@ def _chosen(suite: Suite, command: RedteamCommand) -> Suite:
     return replace(suite, thieves=thieves, calls=command.calls or suite.calls)
 
 
-def _thefts(command: RedteamCommand, thief: SuiteThief, calls: int, watch: Watch) -> list[api.Run]:
+def _thefts(command: RedteamCommand, thief: SuiteThief, calls: int, watch: Watch) -> list[Run]:
     shared = {"run": command.run, "thief": thief.card, "calls": calls, "k": command.k}
     where = {"device": command.device, "data_path": command.data_path}
     runs = []
     for seed in range(command.seed, command.seed + command.seeds):
         with watch(f"{thief.name}, {calls:,} calls, seed {seed}", thief.settings.epochs) as progress:
-            runs.append(api.attack(progress=progress, seed=seed, **shared, **where, **thief.overrides))
+            runs.append(attack(progress=progress, seed=seed, **shared, **where, **thief.overrides))
     return runs
 
 
@@ -145,9 +146,9 @@ def _curve(command: RedteamCommand, suite: Suite, worst: Played, watch: Watch) -
 CURVE = ("calls", "surrogate", "agreement@10", "access_advantage")
 
 
-def _poisoning(command: RedteamCommand, theft: api.Run) -> dict[str, float]:
-    target, held_out = api.robbed(command)
-    return poisoning(target, api.stolen_copy(theft.path), held_out, command.seed)
+def _poisoning(command: RedteamCommand, theft: Run) -> dict[str, float]:
+    target, held_out = robbed(command)
+    return poisoning(target, stolen_copy(theft.path), held_out, command.seed)
 
 
 def _about(played: Sequence[Played]) -> dict[str, Any]:

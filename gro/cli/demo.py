@@ -12,6 +12,7 @@ from gro.cli.progress import watch
 from gro.cli.settings import DemoCommand, Output
 from gro.cli.verbs import rob, stolen, title
 from gro.config import DataSettings, ProtectCommand, TrainingSettings
+from gro.runs import Run
 
 COLUMNS = ("", "HR@10 %", "NDCG@10 %", "utility loss %", "Agr@10 %", "access advantage %")
 
@@ -34,7 +35,7 @@ def demo(settings: Mapping[str, Any], output: Output) -> int:
     return show(output, report, heading, COLUMNS, _rows(thefts, loss))
 
 
-def _runs(command: DemoCommand, output: Output) -> dict[str, api.Run]:
+def _runs(command: DemoCommand, output: Output) -> dict[str, Run]:
     fields = DataSettings.model_fields | TrainingSettings.model_fields
     common = {name: value for name, value in command if name in fields} | {"device": command.device}
     plain, protected = command.out / "plain", command.out / "protected"

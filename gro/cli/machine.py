@@ -13,9 +13,9 @@ from gro import bench as benchmark
 from gro.cli.doctor import diagnose
 from gro.cli.output import percent, show
 from gro.cli.settings import Output
-from gro.config import FrontierCommand, ReproduceCommand
+from gro.config import ReproduceCommand
 from gro.experiments import card, plot, run, table
-from gro.experiments.frontier import frontier as experiment_of
+from gro.experiments.frontier import frontier as played
 
 
 def doctor(settings: Mapping[str, Any], output: Output) -> int:
@@ -51,7 +51,7 @@ def reproduce(settings: Mapping[str, Any], output: Output) -> int:
 
 def frontier(settings: Mapping[str, Any], output: Output) -> int:
     """Play a suite against every defence of a plain target, write the table and draw the frontier."""
-    return _written(experiment_of(FrontierCommand.make(settings), partial(_row, output)), output)
+    return _written(played(partial(_row, output), **settings).path / "frontier.json", output)
 
 
 def _written(results: Path, output: Output) -> int:

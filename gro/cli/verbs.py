@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gro import api
+from gro import api, theft
 from gro.artifacts import MANIFEST
 from gro.cli.output import percent, show
 from gro.cli.progress import watch
@@ -13,6 +13,7 @@ from gro.cli.settings import Output
 from gro.config import AttackCommand, ProtectCommand, TrainCommand
 from gro.defenses import cards as defences
 from gro.defenses.training import most_epochs
+from gro.runs import Run
 from gro_surrogates.cards import thief_settings
 
 Values = Mapping[str, Any]
@@ -64,12 +65,12 @@ def attack(settings: Values, output: Output) -> int:
     return show(output, report, heading, ("", *UTILITY.values(), "Agr@10 %", "access advantage %"), rows)
 
 
-def rob(settings: Values, output: Output, label: str) -> api.Run:
-    """Run :func:`gro.api.attack` and show its progress."""
+def rob(settings: Values, output: Output, label: str) -> Run:
+    """Run :func:`gro.attack` and show its progress."""
     command = AttackCommand.make({key: value for key, value in settings.items() if key in AttackCommand.model_fields})
     overrides = {key: value for key, value in settings.items() if key not in AttackCommand.model_fields}
     with watch(output, label, [thief_settings(command.thief, overrides).epochs]) as progress:
-        return api.attack(progress=progress, **settings)
+        return theft.attack(progress=progress, **settings)
 
 
 def title(report: Values) -> str:

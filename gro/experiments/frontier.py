@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,43 +11,45 @@ from gro.config import DataSettings, FrontierCommand, ProtectionSettings, Traini
 from gro.defenses import cards as defences
 from gro.errors import ConfigError
 from gro.experiments.card import Experiment, ExperimentCard, TargetCard
-from gro.experiments.run import run
+from gro.experiments.run import load, run
+from gro.runs import Run
 from gro_surrogates.suites import read_suite
 
 PLAIN = "plain"
 
 
-def frontier(command: FrontierCommand, report: Callable[[dict[str, Any]], None] = lambda row: None) -> Path:
+def frontier(told: Callable[[Mapping[str, Any]], None] = lambda row: None, **settings: Any) -> Run:
     """Put every defence on a plain target and play a suite against each; what is there is not made again.
 
     Args:
-        command: which target, defences and thieves.
-        report: receives each new row.
+        told: receives each new row.
+        settings: those of :class:`gro.config.FrontierCommand`.
 
     Returns:
-        Path of the result file, in the format of :func:`gro.experiments.run.run`.
+        A folder with ``frontier.json``, which is the report, in the format of :func:`gro.experiments.run.run`.
 
     Raises:
         GroError: as :func:`gro.protect` and :func:`gro.attack`; or the run has a defence already. Cards that are wrong,
             or that cannot apply, are refused before anything is trained.
     """
-    experiment = described(command)
+    command = FrontierCommand.make(settings)
+    experiment = _described(command)
     out = command.out or command.run.with_name(f"{command.run.name}.frontier")
     words = " ".join(f"--defence {defence}" for defence in command.defence)
-    return run(
+    results = run(
         experiment,
         out / "runs",
         out,
         plain=command.run,
         command=f"gro frontier {command.run} {words} --suite {command.suite}",
-        report=report,
+        report=told,
         device=command.device,
         **({"data_path": command.data_path} if command.data_path else {}),
     )
+    return Run(out, load(results))
 
 
-def described(command: FrontierCommand) -> Experiment:
-    """The experiment that a command describes."""
+def _described(command: FrontierCommand) -> Experiment:
     api.undefended(command.run)
     manifest = artifacts.load(command.run).manifest
     suite = read_suite(command.suite)

@@ -16,6 +16,7 @@ from gro import api, artifacts
 from gro.errors import DataError
 from gro.experiments.card import Experiment, ExperimentCard, TargetCard, thieves
 from gro.experiments.summary import summarise
+from gro.theft import attack
 from gro_surrogates.suites import SuiteThief
 
 PACKAGES = ("gro", "torch", "numpy")
@@ -51,7 +52,7 @@ def run(
         Path of the result file.
 
     Raises:
-        GroError: as :func:`gro.api.train`, :func:`gro.api.protect` and :func:`gro.api.attack`.
+        GroError: as :func:`gro.train`, :func:`gro.protect` and :func:`gro.attack`.
     """
     path = results / f"{experiment.name}.json"
     about = {
@@ -125,7 +126,7 @@ def _cell(
         protected = api.protect(**{**shared, **target.protection, "from": plain}, seed=seed, out=made)
         privacy = protected.report.get("privacy")
     exposing: dict[str, Any] = {"k": block.k} if target.protection is None and _k(plain) != block.k else {}
-    theft = api.attack(
+    theft = attack(
         run=made,
         thief=thief.card,
         calls=block.calls,

@@ -193,7 +193,7 @@ def test_a_thief_for_whom_it_is_too_little_is_left_out_and_told(
     assert f"Not played: long: {reason}." in (found.path / "report.md").read_text()
     found = ratelimit(run=run, policy=policy(), thief=both)
     assert {each["thief"]: each["calls"] for each in found.report["thieves"]} == {"long": (400,), "dunce": (100, 400)}
-    with pytest.raises(ConfigError, match=r"policy 'mine' lets 100 calls through in 1 days: 100 calls do not pay"):
+    with pytest.raises(ConfigError, match=r"policy 'mine' lets 100 calls through in 1 day\(s\): 100 calls do not pay"):
         ratelimit(run=run, policy=policy(days=1), thief=both[:1])
 
 
@@ -221,7 +221,7 @@ def test_the_command_prints_the_table(found: library.Run, policy: Write, thieves
     assert answer.json == json.loads(json.dumps({"report": str(found.path), **found.report}))
     table = gro(*arguments)
     worst = found.report["worst"]
-    assert "policy mine lets 400 calls [400, 400] through in 4 days, for 26\n" in table.out
+    assert "policy mine lets 400 calls [400, 400] through in 4 day(s), for 26\n" in table.out
     assert f"worst case: {worst['thief']}, access advantage {100 * worst['access_advantage']:.2f} % after" in table.out
     for row in found.report["rows"]:
         figures = f"{100 * row['ndcg@10']:.2f} +{100 * row['access_advantage']:.2f} +{row['thief']}"

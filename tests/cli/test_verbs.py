@@ -199,8 +199,8 @@ def test_demo_prints_one_table_and_resumes(
     assert first.json["protected"]["utility_loss"] == pytest.approx(
         1 - first.json["protected"]["target"]["ndcg@10"] / first.json["plain"]["target"]["ndcg@10"]
     )
-    for work in ("fit", "Training", "Thief"):
-        monkeypatch.delattr(f"gro.api.{work}")
+    for work in ("api.fit", "api.Training", "theft.Thief"):
+        monkeypatch.delattr(f"gro.{work}")
     assert gro(*arguments, "--json").json == first.json
     table = gro(*arguments)
     names = [line.strip().split("  ")[0] for line in table.out.splitlines()[2:]]

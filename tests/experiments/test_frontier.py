@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import gro as library
-from gro.config import FrontierCommand
 from gro.errors import ArtifactError, ConfigError
-from gro.experiments.frontier import frontier
 from gro.experiments.run import load
 
 Gro = Any
-Row = dict[str, Any]
+Row = Mapping[str, Any]
 
 THIEF = "hidden_size = 8\ninner_size = 8\nn_layers = 1\nn_heads = 1\nsequence_length = 5\nepochs = 3\nbatch_size = 4\n"
 TOLD = {"date", "machine"}
@@ -46,17 +45,17 @@ def target(learnt: Path, tmp_path: Path) -> Path:
 def unbroken(learnt: Path, suite: str, tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
     """The rows of a frontier that nothing interrupts."""
     run = Path(shutil.copytree(learnt, tmp_path_factory.mktemp("unbroken") / "plain"))
-    return rows(frontier(command(run, suite)))
+    return rows(library.frontier(**command(run, suite)).report)
 
 
-def command(run: Path, suite: str, *defences: str, **changes: Any) -> FrontierCommand:
+def command(run: Path, suite: str, *defences: str, **changes: Any) -> dict[str, Any]:
     chosen = defences or ("truncate-10", "shuffle")
-    return FrontierCommand(run=run, defence=chosen, suite=suite, **{"k": 20, **changes})
+    return {"run": run, "defence": chosen, "suite": suite, "k": 20, **changes}
 
 
-def rows(results: Path) -> list[Row]:
-    """The rows of a result file, without when and where they were made."""
-    return [{key: value for key, value in row.items() if key not in TOLD} for row in load(results)["rows"]]
+def rows(found: Mapping[str, Any]) -> list[Row]:
+    """The rows of a result, without when and where they were made."""
+    return [{key: value for key, value in row.items() if key not in TOLD} for row in found["rows"]]
 
 
 def files(folder: Path) -> dict[Path, int]:
@@ -86,7 +85,7 @@ def test_the_command_writes_results_a_table_and_pictures(
     assert (answer.code, answer.err) == (0, "")
     out = target.with_name("plain.frontier")
     assert answer.json["results"] == str(out / "frontier.json")
-    assert rows(out / "frontier.json") == unbroken
+    assert rows(load(out / "frontier.json")) == unbroken
     lines = Path(answer.json["table"]).read_text().splitlines()
     for name, exposed in (("plain", 20), ("truncate-10", 10), ("shuffle", 20)):
         assert any(line.startswith(f"| {name} | 1 | {exposed} |") for line in lines)
@@ -99,15 +98,15 @@ def test_the_command_writes_results_a_table_and_pictures(
 
 def test_a_second_run_makes_nothing(target: Path, suite: str) -> None:
     told: list[Row] = []
-    results = frontier(command(target, suite), told.append)
-    before, found = files(target.parent), rows(results)
+    results = library.frontier(told.append, **command(target, suite)).path / "frontier.json"
+    before, found = files(target.parent), rows(load(results))
     assert len(told) == len(found) == 6
     assert len(before) > 20
-    assert frontier(command(target, suite), told.append) == results
-    assert (files(target.parent), rows(results), len(told)) == (before, found, 6)
+    library.frontier(told.append, **command(target, suite))
+    assert (files(target.parent), rows(load(results)), len(told)) == (before, found, 6)
     results.unlink()
-    frontier(command(target, suite), told.append)
-    assert (files(target.parent), rows(results), len(told)) == (before, found, 12)
+    library.frontier(told.append, **command(target, suite))
+    assert (files(target.parent), rows(load(results)), len(told)) == (before, found, 12)
 
 
 @pytest.mark.parametrize("made", [1, 3, 4])
@@ -122,17 +121,17 @@ def test_what_was_interrupted_goes_on_and_ends_in_the_same_rows(
             raise StoppedError
 
     with pytest.raises(StoppedError):
-        frontier(command(target, suite), stop)
-    assert rows(target.with_name("plain.frontier") / "frontier.json") == unbroken[:made]
+        library.frontier(stop, **command(target, suite))
+    assert rows(load(target.with_name("plain.frontier") / "frontier.json")) == unbroken[:made]
     before = files(target.parent)
-    assert rows(frontier(command(target, suite), told.append)) == unbroken
+    assert rows(library.frontier(told.append, **command(target, suite)).report) == unbroken
     assert len(told) == 6
     assert before.items() <= files(target.parent).items()
 
 
 @pytest.mark.parametrize(("k", "exposed"), [(None, 5), (12, 12)])
 def test_k_is_that_of_the_plain_target_too(target: Path, suite: str, k: int | None, exposed: int) -> None:
-    found = rows(frontier(command(target, suite, "reverse", k=k)))
+    found = rows(library.frontier(**command(target, suite, "reverse", k=k)).report)
     assert {(row["target"], row["k"], row["exposed"]) for row in found} == {
         ("plain", exposed, exposed),
         ("reverse", exposed, exposed),
@@ -157,7 +156,7 @@ def test_what_is_wrong_is_refused_before_anything_is_made(
 ) -> None:
     before = sorted(target.parent.rglob("*"))
     with pytest.raises(ConfigError, match=said) as found:
-        frontier(command(target, changes.get("suite", suite), *defences, k=changes.get("k", 20)))
+        library.frontier(**command(target, changes.get("suite", suite), *defences, k=changes.get("k", 20)))
     assert "\n" not in str(found.value)
     assert sorted(target.parent.rglob("*")) == before
 
@@ -166,7 +165,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_made(data_path: Pa
     small: dict[str, Any] = {"hidden_size": 8, "inner_size": 8, "n_layers": 1, "n_heads": 1, "epochs": 1, "k": 5}
     run = library.train(dataset="tiny", data_path=data_path, model="NARM", **small, out=tmp_path / "narm").path
     with pytest.raises(ConfigError, match="defence 'dp': NARM cannot be trained with differential privacy"):
-        frontier(command(run, suite, "reverse", "dp", k=None))
+        library.frontier(**command(run, suite, "reverse", "dp", k=None))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["narm"]
 
 
@@ -184,7 +183,7 @@ def test_a_run_that_has_a_defence_is_refused(gro: Gro, data_path: Path, target: 
 
 def test_a_run_that_is_missing_is_refused(tmp_path: Path, suite: str) -> None:
     with pytest.raises(ArtifactError, match="missing"):
-        frontier(command(tmp_path / "nowhere", suite))
+        library.frontier(**command(tmp_path / "nowhere", suite))
 
 
 @pytest.mark.parametrize("arguments", [(), ("--defence", "shufle"), ("--defence", "reverse", "--k", "0")])
