@@ -14,6 +14,8 @@ from gro.evaluation import POPULARITY
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+MANY = 8
+"""Columns of a heat map whose names fit beside each other."""
 COLOURS = {"data-free": "C0", "data-limited": "C1", "adaptive": "C3"}
 
 
@@ -67,10 +69,12 @@ def popularity(report: Mapping[str, Any]) -> str:
 
 def heat_map(cells: list[list[float]], rows: list[str], columns: list[str], title: str) -> str:
     """Fractions ``[rows][columns]`` as colours with their percent, 0 at one end and 1 at the other."""
-    drawn = figure(3.6 + 0.8 * len(columns), 1.2 + 0.26 * len(rows))
+    many = len(columns) > MANY
+    drawn = figure(3.6 + (0.36 if many else 0.8) * len(columns), (2.4 if many else 1.2) + 0.26 * len(rows))
     axes = drawn.subplots()
     axes.imshow(np.array(cells, dtype=float), vmin=0, vmax=1, cmap="YlOrRd", aspect="auto")
-    axes.set_xticks(range(len(columns)), [literal(column) for column in columns])
+    names = [literal(column) for column in columns]
+    axes.set_xticks(range(len(columns)), names, rotation=45 if many else 0, ha="right" if many else "center")
     axes.set_yticks(range(len(rows)), [literal(row) for row in rows])
     for y, line in enumerate(cells):
         for x, value in enumerate(line):

@@ -37,7 +37,7 @@ def frontier(content: Mapping[str, Any]) -> str:
     target.
     """
     summary = content["summary"]
-    drawn = figure(7.4, 4.2)
+    drawn = figure(7.4, max(4.2, 0.17 * len(summary)))
     axes = drawn.subplots()
     for number, entry in enumerate(summary):
         points = _worst_points(content["rows"], entry)
