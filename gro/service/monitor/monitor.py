@@ -1,0 +1,105 @@
+"""The monitor: every account's calls as they come, in bounded memory, judged against clean accounts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from gro.service.monitor.accounts import ACCOUNT, Answers, Record, features, observe, restart
+from gro.service.monitor.background import Background
+from gro.service.monitor.detector import Detector, Judgement, due
+from gro.service.monitor.hashing import Items
+
+BLOCK: Final = 1024
+"""Accounts for which memory is taken at a time."""
+
+
+class Accounts:
+    """The records of accounts; beyond ``most``, the account that was silent longest is forgotten."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._numbers: dict[str, int] = {}
+        self._blocks: list[npt.NDArray[np.void]] = []
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._numbers)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._numbers
+
+    def touch(self, name: str) -> tuple[int, Record]:
+        """Return the number and the record of an account, a new one where it is not known."""
+        number = self._numbers.pop(name, None)
+        if number is None:
+            number = self._free()
+            self._blocks[number // BLOCK][number % BLOCK] = np.zeros((), ACCOUNT)
+        self._numbers[name] = number
+        return number, self.record(number)
+
+    def record(self, number: int) -> Record:
+        """The record of an account."""
+        block: Record = self._blocks[number // BLOCK][number % BLOCK]
+        return block
+
+    def find(self, name: str) -> Record | None:
+        """The record of an account that is known."""
+        number = self._numbers.get(name)
+        return None if number is None else self.record(number)
+
+    def _free(self) -> int:
+        if len(self._numbers) >= self._most:
+            return self._numbers.pop(next(iter(self._numbers)))
+        number = len(self._numbers)
+        if number == len(self._blocks) * BLOCK:
+            self._blocks.append(np.zeros(BLOCK, ACCOUNT))
+        return number
+
+
+class Monitor:
+    """Watches accounts.
+
+    Attributes:
+        accounts: what is remembered of each.
+    """
+
+    def __init__(
+        self, background: Background, detector: Detector, *, accounts: int = 1_000_000, answers: int = 1 << 18
+    ) -> None:
+        """Watch with what was calibrated.
+
+        Args:
+            background: which items people go on to.
+            detector: what clean accounts are like.
+            accounts: most accounts that are remembered, at some 650 bytes each.
+            answers: latest answers that are remembered, at 412 bytes each.
+        """
+        self.accounts = Accounts(accounts)
+        self._background, self._detector = background, detector
+        self._answers = Answers(answers)
+
+    def observe(self, account: str, history: Items, listed: Items, now: float) -> Judgement:
+        """Take in a call of an account and judge the account.
+
+        Args:
+            account: its name.
+            history: item ids ``[L]``, oldest first.
+            listed: item ids ``[k]`` that were answered, best first.
+            now: Unix seconds.
+        """
+        number, record = self.accounts.touch(account)
+        if record["calls"] >= self._detector.longest:
+            restart(record)
+        observe(record, number, history, listed, now, self._answers, self._background)
+        calls = int(record["calls"])
+        if not due(calls):
+            return Judgement(float(record["score"]), self._detector.threshold)
+        judged = self._detector.judge(*features(record), calls)
+        record["score"] = judged.score
+        return judged
