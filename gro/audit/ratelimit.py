@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gro import api
+from gro import api, provenance
 from gro.audit import ratelimit_report
 from gro.audit.budget import Budget
 from gro.audit.ladder import Curve, ladder
@@ -45,7 +45,7 @@ def ratelimit(
     Returns:
         A folder with ``report.json``, ``report.md`` and a picture. The report has "through", what the policy lets the
         thief have in all; "rows", one a budget, and "curve", the same between the budgets, each with the thief who
-        is worst there; "worst", the worst of the rows; and "thieves", every theft.
+        is worst there; "worst", the worst of the rows; "thieves", every theft; and "date", "machine" and "versions".
 
     Raises:
         GroError: as :func:`gro.attack`; or the policy is malformed, or lets too little through for any theft.
@@ -65,7 +65,8 @@ def ratelimit(
         raise ConfigError(f"policy '{name}' lets {through:,} calls through in {policy.thief.days} day(s): {reason}")
     described = {"run": str(command.run), "policy": name, **policy.model_dump(), "seed": command.seed}
     same = {key: about[key] for key in ("dataset", "users", "model", "k", "target")}
-    found = {**described, **same, **_found(budget, curves, budgets), "unplayed": unplayed}
+    made = {**provenance.here_and_now(), "versions": provenance.versions()}
+    found = {**described, **same, **_found(budget, curves, budgets), "unplayed": unplayed, **made}
     out = command.out or command.run.with_name(f"{command.run.name}.ratelimit") / name
     ratelimit_report.write(out, found)
     return Run(out, found)

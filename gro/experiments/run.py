@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from gro import api, artifacts
+from gro import api, artifacts, provenance
 from gro.errors import DataError
 from gro.experiments.card import Experiment, ExperimentCard, TargetCard, thieves
 from gro.experiments.summary import summarise
 from gro.theft import attack
 from gro_surrogates.suites import SuiteThief
 
-PACKAGES = ("gro", "torch", "numpy")
 FIGURES = ("hr@10", "hr@20", "ndcg@10", "ndcg@20")
 KEY = ("dataset", "model", "target", "seed", "thief", "calls", "k")
 
@@ -58,12 +52,12 @@ def run(
     about = {
         "card": experiment.model_dump(mode="json"),
         "command": command or f"gro reproduce {experiment.name}",
-        "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
+        "versions": provenance.versions(),
     }
     rows = _kept(path, about)
     done = {tuple(row[key] for key in KEY) for row in rows}
     for row in _cells(experiment, runs / experiment.name, done, plain, where):
-        rows.append({**row, "date": datetime.now(UTC).date().isoformat(), "machine": _machine()})
+        rows.append({**row, **provenance.here_and_now()})
         _write(path, {**about, "summary": summarise(experiment, rows), "rows": rows})
         report(row)
     _write(path, {**about, "summary": summarise(experiment, rows), "rows": rows})
@@ -159,10 +153,6 @@ def _k(run: Path) -> object:
 
 def _figures(report: dict[str, float]) -> dict[str, float]:
     return {key: report[key] for key in FIGURES}
-
-
-def _machine() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
