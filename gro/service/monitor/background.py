@@ -95,4 +95,4 @@ def _factors(counts: sparse.csr_array) -> Vectors:
     values = np.log(np.maximum(cells.data / np.maximum(expected, 1e-12), 1.0)) if total else cells.data
     information = sparse.coo_array((values, (cells.row, cells.col)), shape=counts.shape).tocsr()
     left, strengths, _ = svds(information, k=DIMENSIONS, v0=np.ones(counts.shape[0]))
-    return np.asarray(left * np.sqrt(strengths), np.float32)
+    return np.ascontiguousarray(left * np.sqrt(strengths), np.float32)
