@@ -1,0 +1,136 @@
+"""What goes over the wire: which histories a request asks about, and which lists a response gives."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, TypeAlias
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from gro.config import PositiveInt, Settings
+from gro.errors import GroError
+from gro.service.core import Refused
+
+MOST_ITEMS: Final = 2**31 - 1
+History: TypeAlias = list[int]
+
+
+class WireSettings(Settings):
+    """Names of fields in the service's JSON, and how much one request may ask for."""
+
+    histories: str = "histories"
+    """Field of the request that holds histories, item ids oldest first: a list of lists, or one list."""
+    k: str = "k"
+    """Field of the request that holds the length of the lists it asks for, if it holds one."""
+    lists: str = "lists"
+    """Field of the response that holds the lists of item ids, best first."""
+    longest: PositiveInt = 1_000
+    """Most items of a history."""
+    most_histories: PositiveInt = 256
+    """Most histories of a request."""
+    most_bytes: PositiveInt = 1 << 20
+    """Most bytes of a request's body."""
+    n_items: PositiveInt | None = None
+    """Size of the catalogue whose ids are 1..n_items; unset lets the service judge ids."""
+    most_k: PositiveInt = 100
+    """Longest list that is answered; also what a request costs that does not say how long its lists are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a request asks for.
+
+    Attributes:
+        histories: item ids, oldest first.
+        k: length of the lists.
+    """
+
+    histories: list[History]
+    k: int
+
+    @property
+    def entries(self) -> int:
+        """List entries that an answer serves at most."""
+        return len(self.histories) * self.k
+
+
+class Wire:
+    """Reads requests and responses."""
+
+    def __init__(self, settings: WireSettings) -> None:
+        self.settings = settings
+        highest = settings.n_items or MOST_ITEMS
+        item = Annotated[int, Field(strict=True, ge=1, le=highest)]
+        history = Annotated[list[item], Field(min_length=1, max_length=settings.longest)]
+        histories = Annotated[list[history], Field(min_length=1, max_length=settings.most_histories)]
+        self._histories: TypeAdapter[list[History]] = TypeAdapter(histories)
+        self._k: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(strict=True, ge=1, le=settings.most_k)])
+
+    def question(self, body: bytes) -> Question:
+        """Read the body of a request.
+
+        Raises:
+            Refused: 413 or 400; it is too large, not JSON, or not a question. The answer says what would be right.
+        """
+        settings = self.settings
+        if len(body) > settings.most_bytes:
+            raise too_large(settings.most_bytes)
+        fields = _object(body)
+        if settings.histories not in fields:
+            raise Refused(400, "histories_missing", f"the request has no field '{settings.histories}'")
+        asked = fields[settings.histories]
+        several = asked if isinstance(asked, list) and asked and isinstance(asked[0], list) else [asked]
+        try:
+            histories = self._histories.validate_python(several)
+            k = self._k.validate_python(fields.get(settings.k, settings.most_k))
+        except ValidationError as error:
+            raise Refused(400, "question_malformed", self._told(error)) from None
+        return Question(histories, k)
+
+    def lists(self, body: bytes) -> list[History]:
+        """Read the body of a response.
+
+        Raises:
+            GroError: it holds no lists where the settings say.
+        """
+        try:
+            found = json.loads(body)[self.settings.lists]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise GroError(f"the response has no field '{self.settings.lists}' of lists") from None
+        several: list[History] = found if found and isinstance(found[0], list) else [found]
+        return several
+
+    def _told(self, error: ValidationError) -> str:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        place = "".join(f"[{each}]" for each in problem["loc"])
+        wanted = f"histories are lists of 1 to {self.settings.longest} item ids{_upto(self.settings.n_items)}"
+        return f"{self.settings.histories}{place}: {problem['msg'].lower()}; {wanted}, k is 1 to {self.settings.most_k}"
+
+
+def too_large(most: int) -> Refused:
+    """The refusal of a body of more than ``most`` bytes."""
+    return Refused(413, "body_too_large", f"the body has more than {most:,} bytes")
+
+
+def _upto(n_items: int | None) -> str:
+    return f", whole numbers from 1{f' to {n_items}' if n_items else ''}"
+
+
+def _object(body: bytes) -> Mapping[str, Any]:
+    try:
+        fields = json.loads(body, object_pairs_hook=_once)
+    except (ValueError, RecursionError):
+        raise Refused(400, "not_json", "the body is not a JSON object in UTF-8, each field given once") from None
+    if not isinstance(fields, dict):
+        raise Refused(400, "not_json", "the body is not a JSON object in UTF-8, each field given once")
+    return fields
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """A field that is given twice is read one way by us and another way by the service behind us."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a field is given twice")
+    return found
