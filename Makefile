@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 WHEEL_VENV := .venv-wheel
 PIP_OPTIONS := --disable-pip-version-check --quiet --quiet
 RECBOLE := recbole==1.2.1
+SYSTEM := redis-server
 SOURCES := pyproject.toml constraints.txt hatch_build.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint types wheel-test units install install-dev clean
+.PHONY: help demo test lint types wheel-test units install install-dev system clean
 
 help:
 	@echo "make demo        protect SASRec on ml-100k, rob it, print what it cost and what it saved"
@@ -34,7 +35,7 @@ types: install-dev
 	$(BIN)/mypy
 	$(BIN)/pyright
 
-units: install-dev
+units: install-dev system
 	$(BIN)/python -m pytest
 
 # What is not packaged is not there. The environment stays for the next call, the wheel is always new.
@@ -53,6 +54,14 @@ install:
 install-dev:
 	$(call environment,$(VENV))
 	$(call installed,$(VENV),dev,-e ".[recbole$(comma)plot$(comma)dev]")
+
+# What the tests start for real, by the names of the programs, which are those of their Debian packages.
+system:
+	@missing="$$(for each in $(SYSTEM); do command -v $$each >/dev/null || printf '%s ' $$each; done)"; \
+	[ -z "$$missing" ] || { \
+		echo "installing $$missing" && sudo="$$([ "$$(id -u)" = 0 ] || echo sudo)" && \
+		$$sudo apt-get -qq update && $$sudo apt-get -qq install --no-install-recommends $$missing >/dev/null; \
+	} || { echo "the tests need $$missing: install it, then run make test again" >&2; exit 2; }
 
 clean:
 	rm -rf $(VENV) $(WHEEL_VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -44,7 +44,7 @@ class AuditUnavailable(Refused):
     """The audit log cannot be written and its settings say that nothing is to happen unlogged."""
 
     def __init__(self) -> None:
-        detail = "The service cannot answer now; try again later."
+        detail = "the service cannot answer now; try again later"
         super().__init__(503, "audit_unavailable", detail, {"Retry-After": "5"})
 
 
@@ -78,7 +78,7 @@ class AuditLog:
         """
         self._settings, self._path, self._chain = settings, settings.path, chain_key(key)
         self._clock, self._failed = clock, failed
-        self._mutex = threading.Lock()
+        self._mutex, self._counting = threading.Lock(), threading.Lock()
         self._timer: threading.Timer | None = None
         self._descriptor, self._size, self._missed, self._head = -1, 0, 0, START
         try:
@@ -114,7 +114,8 @@ class AuditLog:
                 self._add(event)
                 return self._head
         except (OSError, DataError) as error:
-            self._missed += 1
+            with self._counting:
+                self._missed += 1
             self._failed(error)
             if self._settings.when_audit_fails == "deny":
                 raise AuditUnavailable from error
@@ -122,9 +123,9 @@ class AuditLog:
 
     def sync(self) -> None:
         """Have everything on the disk."""
+        self._timer = None
         try:
             with self._locked():
-                self._timer = None
                 os.fsync(self._descriptor)
         except (OSError, DataError) as error:
             self._failed(error)
@@ -142,23 +143,27 @@ class AuditLog:
         if self._size >= self._settings.max_bytes:
             self._rotate()
         data, head, missed = b"", self._head, self._missed
-        if note := self._note():
+        if note := self._note(missed):
             data, head = seal(self._chain, head, self._clock(), "note", note)
         if event is not None:
             line, head = seal(self._chain, head, self._clock(), "event", event)
+            if len(line) > LONGEST:
+                raise DataError(f"an entry of {len(line):,} bytes; the audit log takes {LONGEST:,}")
             data += line
         self._write(data)
-        self._head, self._missed = head, self._missed - missed
+        self._head = head
+        with self._counting:
+            self._missed -= missed
         self._sync_soon()
         if "begins" in note:
             _sync_folder(self._path.parent)
 
-    def _note(self) -> dict[str, Any]:
+    def _note(self, missed: int) -> dict[str, Any]:
         note: dict[str, Any] = {}
         if not self._size:
             note["begins"] = self._path.name
-        if self._missed:
-            note["missed"] = self._missed
+        if missed:
+            note["missed"] = missed
         if (torn := self._torn()).exists():
             data = torn.read_bytes()
             note["torn"] = {"file": torn.name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -180,8 +185,8 @@ class AuditLog:
         elif size != self._size:
             start = max(self._size if size > self._size else 0, size - 2 * LONGEST)
             whole, newline, torn = os.pread(self._descriptor, size - start, start).rpartition(b"\n")
-            if newline and size > self._size:
-                self._head = self._last(self._path, whole)
+            if size > self._size and (newline or start > self._size):  # without one, longer than any line may be
+                self._head = self._last(self._path, whole if newline else torn)
             if torn:
                 self._put_aside(torn, size - len(torn))
             size -= len(torn)
@@ -204,7 +209,7 @@ class AuditLog:
 
     def _put_aside(self, torn: bytes, size: int) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        with os.fdopen(os.open(self._torn(), flags, 0o600), "ab") as file:
+        with os.fdopen(os.open(self._torn(), flags, 0o640), "ab") as file:
             file.write(torn)
             file.flush()
             os.fsync(file.fileno())
@@ -245,10 +250,7 @@ class AuditLog:
         if not self._mutex.acquire(timeout=PATIENCE / 1000):
             raise TimeoutError(errno.ETIMEDOUT, "another thread is writing")
         try:
-            if not self._named():
-                self._open()
-            else:
-                _lock(self._descriptor)
+            self._open()
             yield
         finally:
             if self._descriptor >= 0:
@@ -256,11 +258,12 @@ class AuditLog:
             self._mutex.release()
 
     def _open(self) -> None:
-        """Open the file and lock it; it is another one if it was renamed before it was locked."""
+        """Lock the file that has the name: it may be another one than before, and be renamed until it is locked."""
         while True:
-            self._shut()
-            self._descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            self._size = 0
+            if not self._named():
+                self._shut()
+                flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+                self._descriptor, self._size = os.open(self._path, flags, 0o640), 0
             _lock(self._descriptor)
             if self._named():
                 return

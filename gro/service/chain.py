@@ -1,8 +1,8 @@
 """The format of the audit log: lines that are chained by a keyed hash, and the check that none was touched.
 
-A line is one JSON object: ``seq`` from 1, ``time``, ``previous``, then ``event`` (what was logged) or ``note`` (what the
-log says of itself), then ``hash``: HMAC-SHA-256 over the bytes of the line before ``,"hash":``, which hold the hash of
-the line before. The key is HMAC-SHA-256 of ``gro audit log\\x01`` under the key that was given.
+A line is one JSON object: ``seq`` from 1, ``time``, ``previous``, then ``event`` (what was logged) or ``note`` (what
+the log says of itself), then ``hash``: HMAC-SHA-256 over the bytes of the line before ``,"hash":``, which hold the hash
+of the line before. The key is HMAC-SHA-256 of ``gro audit log`` and a byte 1 under the key that was given.
 
 =================================================  =====================================================
 who can                                            and what of it :func:`verify` sees
@@ -157,6 +157,8 @@ def verify(path: Path, key: bytes, checkpoint: Checkpoint | None = None) -> Veri
             f"{path}: holds the entries {first} to {head.seq}, and the checkpoint is entry {checkpoint.seq}: "
             + ("the end was cut off" if checkpoint.seq > head.seq else "earlier files are missing")
         )
+    if not count:
+        raise DataError(f"{path}: the audit log holds no entry, and every log begins with one")
     return Verified(count, first, head)
 
 
@@ -189,21 +191,32 @@ def numbered(path: Path, seq: int, suffix: str | None = None) -> Path:
 
 
 def _opened(path: Path, stack: ExitStack) -> Iterator[tuple[Path, BinaryIO, int]]:
-    """Open all files, oldest first, each with its size; the newest is opened first, since it may be renamed meanwhile."""
+    """Open the files, oldest first, each with its size.
+
+    The newest is opened at once: it may be rotated meanwhile, and what is begun after it is not looked at.
+    """
     try:
-        newest = stack.enter_context(path.open("rb")) if path.exists() else None
-        size = 0 if newest is None else _size(newest)
+        newest = _newest(path, stack)
         rotated = older(path)
         if newest is None and not rotated:
             raise DataError(f"{path}: no audit log is there")
+        size = 0 if newest is None else _size(newest)
         for name in rotated:
-            if newest is None or not os.path.samestat(name.stat(), os.fstat(newest.fileno())):
-                with name.open("rb") as file:
-                    yield name, file, _size(file)
+            if newest is not None and os.path.samestat(name.stat(), os.fstat(newest.fileno())):
+                break
+            with name.open("rb") as file:
+                yield name, file, _size(file)
     except OSError as error:
         raise DataError(f"{error.filename or path}: {(error.strerror or 'cannot be read').lower()}") from None
     if newest is not None:
         yield path, newest, size
+
+
+def _newest(path: Path, stack: ExitStack) -> BinaryIO | None:
+    try:
+        return stack.enter_context(path.open("rb"))
+    except FileNotFoundError:
+        return None
 
 
 def _size(file: BinaryIO) -> int:

@@ -18,7 +18,7 @@ end
 
 local function together(earlier, later)
   for _, span in ipairs(ask.spans) do
-    if now - later < span then
+    if later > now - span then
       return math.floor(earlier * ask.cells / span) == math.floor(later * ask.cells / span)
     end
   end

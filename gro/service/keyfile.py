@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from gro.errors import ConfigError
+from gro.service.access.files import PRIVATE, read_trusted
 
 SHORTEST: Final = 32
 """Bytes that a key has at least: the length of a SHA-256 digest (RFC 2104, section 3)."""
@@ -16,12 +17,9 @@ def read_key(path: Path) -> bytes:
     """Read a key; white space around it is not part of it.
 
     Raises:
-        ConfigError: the file cannot be read, or holds less than :data:`SHORTEST` bytes.
+        ConfigError: the file is missing, can be read by others, or holds less than :data:`SHORTEST` bytes.
     """
-    try:
-        key = path.read_bytes().strip()
-    except OSError as error:
-        raise ConfigError(f"key file {path}: {(error.strerror or 'cannot be read').lower()}") from None
+    key = read_trusted(path, PRIVATE)[0].strip()
     if len(key) < SHORTEST:
         hint = "make one with: openssl rand -hex 32"
         raise ConfigError(f"key file {path} holds {len(key)} bytes; a key has {SHORTEST} or more; {hint}")

@@ -25,7 +25,8 @@ from gro.config import PositiveFloat, PositiveInt, Settings
 from gro.errors import ConfigError, MissingExtraError
 from gro.policy import Limits, read_policy
 from gro.service.core import Principal, Refused
-from gro.service.windows import CALLS, ENTRIES, Cost, Level, Quota, StoreGoneError, Windows, fits
+from gro.service.link import Became, Link
+from gro.service.windows import CALLS, ENTRIES, Cost, Level, Quota, Windows, fits
 
 if TYPE_CHECKING:
     from gro.service.store import RedisWindows
@@ -192,9 +193,9 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class StoreChange:
-    """What became of the store: it is gone, it is back, or it lost what it had counted and this replica did not."""
+    """What became of the store: it is gone, it is back, or it lost what it had counted."""
 
-    state: Literal["gone", "back", "emptied"]
+    state: Became
     why: str
 
 
@@ -216,14 +217,15 @@ class Limiter:
         clock: Callable[[], float] = time.monotonic,
         told: Callable[[StoreChange], None] = lambda change: None,
     ) -> None:
-        self._settings, self._clock, self._told = settings, clock, told
+        self._settings, self._clock = settings, clock
         self._budgets = settings.budgets()
         self._windows = Windows(MINUTE, DAY)
         self._store = _store(settings)
-        self._asked_again = -math.inf  # when the store that is gone is asked again
-        self._since: str | None = None
-        self.store_gone = False
-        """Whether the store is gone."""
+        self._link = None
+        if self._store is not None:
+            self._link = Link(
+                self._store, settings.store_pause, clock, lambda state, why: told(StoreChange(state, why))
+            )
 
     async def charge(
         self, principal: Principal, network: str, calls: int, entries: int, factor: float = 1.0
@@ -249,12 +251,17 @@ class Limiter:
         }
         cost, quotas, now = (calls, entries), self._quotas(names, factor), self._clock()
         levels = self._windows.charge(quotas, cost, now)
-        if self._store is None or not fits(quotas, levels, cost):
-            return self._decision(quotas, levels, cost)
-        shared = await self._shared(self._store, quotas, cost)
+        if self._link is None or not fits(quotas, levels, cost):
+            return self._decision(quotas, levels, cost, self.store_gone)
+        shared = await self._link.charge(quotas, cost)
         if shared is None or not fits(quotas, shared, cost):
             self._windows.refund(quotas, cost, now)
-        return self._without_store(quotas, cost) if shared is None else self._decision(quotas, shared, cost)
+        return self._without_store(quotas, cost) if shared is None else self._decision(quotas, shared, cost, False)
+
+    @property
+    def store_gone(self) -> bool:
+        """Whether the store is gone."""
+        return self._link is not None and self._link.gone
 
     async def close(self) -> None:
         """Close the connections to the store."""
@@ -281,9 +288,9 @@ class Limiter:
             return Decision(False, GONE, 0, self._settings.store_pause, degraded=True)
         share = self._settings.degraded_share
         fewer = [quota._replace(amount=_shrunk(quota.amount, share)) for quota in quotas]
-        return self._decision(fewer, self._windows.charge(fewer, cost, self._clock()), cost)
+        return self._decision(fewer, self._windows.charge(fewer, cost, self._clock()), cost, True)
 
-    def _decision(self, quotas: list[Quota], levels: list[Level], cost: Cost) -> Decision:
+    def _decision(self, quotas: list[Quota], levels: list[Level], cost: Cost, degraded: bool) -> Decision:
         allowed = fits(quotas, levels, cost)
         entries_each = max(1, math.ceil(cost[1] / cost[0]))
         standings = tuple(
@@ -295,31 +302,7 @@ class Limiter:
         else:
             refusing = (standing for standing in standings if standing.refuses)
             binding = max(refusing, key=lambda standing: math.inf if standing.reset is None else standing.reset)
-        return Decision(allowed, binding.budget.name, binding.remaining, binding.reset, self.store_gone, standings)
-
-    async def _shared(self, store: RedisWindows, quotas: list[Quota], cost: Cost) -> list[Level] | None:
-        """Charge the budgets in the store; None where it is gone."""
-        if self.store_gone:
-            now, pause = self._clock(), self._settings.store_pause
-            if 0 < self._asked_again - now <= pause:
-                return None
-            self._asked_again = now + pause  # by this call alone
-        try:
-            since, levels = await store.charge(quotas, cost)
-        except StoreGoneError as error:
-            self._asked_again = self._clock() + self._settings.store_pause
-            self._turn(gone=True, why=str(error))
-            return None
-        self._turn(gone=False, why="it answers again")
-        if self._since not in {None, since}:
-            self._told(StoreChange("emptied", "its counts are gone; what this replica let through is still counted"))
-        self._since = since
-        return levels
-
-    def _turn(self, gone: bool, why: str) -> None:
-        if gone is not self.store_gone:
-            self.store_gone = gone
-            self._told(StoreChange("gone" if gone else "back", why))
+        return Decision(allowed, binding.budget.name, binding.remaining, binding.reset, degraded, standings)
 
 
 def _store(settings: LimitSettings) -> RedisWindows | None:

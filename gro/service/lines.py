@@ -127,6 +127,7 @@ class Lines:
         self._thread.join(timeout)
         with self._changed:
             left = len(self._queue)
+            self._bytes -= sum(map(len, self._queue))
             self._queue.clear()
         if left:
             self._count(left)

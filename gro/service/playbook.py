@@ -93,12 +93,11 @@ class Condition(Settings):
         )
 
     def __str__(self) -> str:
-        asked = {
-            f"score >= {self.score:g} for {self.for_calls} call(s)" if self.score is not None else "": True,
-            "an alarm": self.alarm,
-            f"{self.refusals_per_hour} refusals in an hour": self.refusals_per_hour is not None,
-        }
-        return " and ".join(text for text, given in asked.items() if text and given)
+        run = f" for {self.for_calls} calls" if self.for_calls > 1 else ""
+        parts = [] if self.score is None else [f"a score of {self.score:g}{run}"]
+        parts += ["an alarm"] if self.alarm else []
+        parts += [] if self.refusals_per_hour is None else [f"{self.refusals_per_hour} refusals in an hour"]
+        return " and ".join(parts)
 
 
 class Rule(Settings):
@@ -183,10 +182,11 @@ def read_playbook(name: str | Path) -> Playbook:
     """
     path = _path(str(name))
     table = read_toml(path)
-    rules = table.get("rule", ())
+    rules = table.get("rule", [])
     if not isinstance(rules, Sequence) or not all(isinstance(rule, dict) for rule in rules):
         raise ConfigError(f"{path}: 'rule' is {rules!r}; it must be tables, [[rule]]")
-    table["rule"] = tuple(_rule(rule, number, path) for number, rule in enumerate(rules, 1))
+    if rules:
+        table["rule"] = tuple(_rule(rule, number, path) for number, rule in enumerate(rules, 1))
     return Playbook.make(table, str(path))
 
 

@@ -60,12 +60,15 @@ class Privacy:
         return hmac.digest(self._names, name.encode("utf-8", "surrogatepass"), "sha256")[:16].hex()
 
     def address(self, address: str | None) -> str | None:
-        """Return an address as it is written; ``None`` where it is not, or is no IP address."""
+        """Return an address as it is written, a truncated one as its network, such as 203.0.113.0/24.
+
+        ``None`` where addresses are absent, or it is no IP address.
+        """
         known = _parsed(address)
         if known is None or self._settings.addresses == "absent":
             return None
         if self._settings.addresses == "truncated":
-            return str(ip_network(f"{known}/{KEPT[known.version]}", strict=False).network_address)
+            return str(ip_network(f"{known}/{KEPT[known.version]}", strict=False))
         return str(known)
 
     def items(self) -> Callable[[Iterable[int]], list[int]]:

@@ -12,10 +12,11 @@ from limits.aio.storage import RedisStorage
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from gro.service.windows import CELLS, Cost, Level, Quota, StoreGoneError
+from gro.service.link import StoreGoneError
+from gro.service.windows import CELLS, Cost, Level, Quota
 
-CONNECTIONS = 50
-"""Of a replica at most; more calls at a time wait for one, within the time-out."""
+CONNECTIONS = 16
+"""Of a replica at most, which keep one event loop busy; more calls at a time wait for one."""
 
 
 class RedisWindows(RedisStorage):
@@ -26,40 +27,44 @@ class RedisWindows(RedisStorage):
 
     Args:
         uri: ``async+redis://``, ``async+rediss://`` or ``async+redis+unix://``; Redis 5 or newer, not a cluster.
-        timeout: seconds that a charge may take, connecting included.
+        timeout: seconds that the store may take to answer, connecting included.
         spans: lengths of the windows in seconds, shortest first.
     """
 
     def __init__(self, uri: str, timeout: float, *spans: int) -> None:
-        super().__init__(uri, implementation="redispy", key_prefix="gro", max_connections=CONNECTIONS)
+        super().__init__(uri, implementation="redispy", key_prefix="gro", max_connections=CONNECTIONS, protocol=2)
         self._client: Redis = cast("Any", self.bridge).get_connection()
         self._script = self._client.register_script(Path(__file__).with_name("charge.lua").read_bytes())
         self._room = asyncio.Semaphore(CONNECTIONS)
+        self._failures = 0
         self._timeout = timeout
         self._spans = spans
 
     async def charge(self, quotas: Sequence[Quota], cost: Cost) -> tuple[str, list[Level]]:
-        """Count the cost for every name if all quotas have room for it, and for none otherwise.
-
-        Returns:
-            What stays the same until the store is emptied, and how the quotas stood.
-
-        Raises:
-            StoreGoneError: no answer in time, or an error. The cost may have been counted.
-        """
+        """See :class:`gro.service.link.Store`."""
         names = list(dict.fromkeys(quota.name for quota in quotas))
         asked = [(names.index(quota.name) + 1, *quota[1:]) for quota in quotas]
         ask = json.dumps({"spans": self._spans, "cells": CELLS, "cost": cost, "quotas": asked})
         keys = [self.bridge.prefixed_key(name) for name in ("since", *names)]
-        try:
-            async with asyncio.timeout(self._timeout), self._room:
-                since, *numbers = await self._script(keys, [ask])
-        except TimeoutError:
-            raise StoreGoneError(f"no answer within {self._timeout:g} s") from None
-        except (RedisError, OSError) as error:
-            raise StoreGoneError(f"{type(error).__name__}: {error}") from None
+        since, *numbers = await self._answer(keys, ask)
         levels = [Level(used, wait / 1000) for used, wait in zip(numbers[::2], numbers[1::2], strict=True)]
-        return since.decode(), levels
+        return str(since), levels
+
+    async def _answer(self, keys: list[str], ask: str) -> list[Any]:
+        failures = self._failures
+        async with self._room:
+            if failures != self._failures:
+                raise StoreGoneError("it failed while a call waited for a connection")
+            try:
+                async with asyncio.timeout(self._timeout):
+                    answer: list[Any] = await self._script(keys, [ask])
+                    return answer
+            except TimeoutError:
+                why = f"no answer within {self._timeout:g} s"
+            except (RedisError, OSError) as error:
+                why = f"{type(error).__name__}: {error}"
+            self._failures += 1
+            raise StoreGoneError(why)
 
     async def close(self) -> None:
         """Close the connections."""

@@ -19,8 +19,6 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from gro.errors import GroError
-
 CALLS, ENTRIES = 1, 2
 """Columns of a record."""
 COLUMNS = 3
@@ -28,10 +26,6 @@ CELLS = 12
 """Cells of a window."""
 FORGOTTEN = 64
 """Idle names that are forgotten at most whenever one is added to, so that no call waits for a million of them."""
-
-
-class StoreGoneError(GroError):
-    """The store that replicas share did not answer, or answered with an error."""
 
 
 class Quota(NamedTuple):
@@ -82,9 +76,10 @@ class Windows:
 
     def charge(self, quotas: Sequence[Quota], cost: Cost, now: float) -> list[Level]:
         """Count the cost for every name if all quotas have room for it, and for none otherwise; say how they stood."""
-        levels = [self._level(quota, cost, now) for quota in quotas]
+        histories = {name: self._settled(name, now) for name in {quota.name for quota in quotas}}
+        levels = [_level(histories[quota.name], quota, cost, now) for quota in quotas]
         if fits(quotas, levels, cost):
-            for name in dict.fromkeys(quota.name for quota in quotas):
+            for name in histories:
                 self.add(name, now, *cost)
         return levels
 
@@ -117,18 +112,6 @@ class Windows:
         """Forget a name."""
         self._histories.pop(name, None)
 
-    def _level(self, quota: Quota, cost: Cost, now: float) -> Level:
-        used = self.used(quota.name, now, quota.span, quota.column)
-        return Level(used, self._wait(quota, now, _surplus(quota, used, cost)))
-
-    def _wait(self, quota: Quota, now: float, surplus: int) -> float:
-        history = self._settled(quota.name, now)
-        for record in range(_first(history, now - quota.span), len(history), COLUMNS):
-            surplus -= int(history[record + quota.column])
-            if surplus <= 0:
-                return history[record] + quota.span - now
-        return float(quota.span)
-
     def _settled(self, name: str, now: float) -> array[float]:
         """A history, with what lies in the future drawn to now and what left the longest window dropped."""
         history = self._histories.get(name)
@@ -154,9 +137,8 @@ class Windows:
         return array("d", merged)
 
     def _together(self, earlier: float, later: float, now: float) -> bool:
-        age = now - later
         for span in self._spans:
-            if age < span:
+            if later > now - span:
                 return earlier * CELLS // span == later * CELLS // span
         return False
 
@@ -166,6 +148,18 @@ class Windows:
             if self._settled(name, now):
                 break
             del self._histories[name]
+
+
+def _level(history: array[float], quota: Quota, cost: Cost, now: float) -> Level:
+    first = _first(history, now - quota.span)
+    counts = history[first + quota.column :: COLUMNS]
+    used = int(sum(counts))
+    surplus = _surplus(quota, used, cost)
+    for last, count in zip(history[first::COLUMNS], counts, strict=True):
+        surplus -= int(count)
+        if surplus <= 0:
+            return Level(used, last + quota.span - now)
+    return Level(used, float(quota.span))
 
 
 def _first(history: array[float], start: float) -> int:

@@ -1,12 +1,13 @@
-"""Budgets: what passes in memory and in a real Redis, to the last token; what is said; what happens without the store."""
+"""Budgets: what passes in memory and in a real Redis, to the last token; what is said; a store that is gone."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -71,8 +72,8 @@ def test_a_shipped_policy_is_what_one_account_gets(name: str) -> None:
     async def a_day() -> None:
         nonlocal passed
         for _ in range(24 * 60):
-            for _ in range(11):
-                batch = (limits.calls_per_minute or 0) // 10
+            for _ in range(4):
+                batch = math.gcd(limits.calls_per_minute or 1, limits.calls_per_day)
                 passed += batch * (await ask(limiter, batch, batch * 10)).allowed
             clock.now += 60
 
@@ -316,8 +317,11 @@ def test_a_refused_batch_is_charged_to_no_budget_in_redis(redis_server: Any, pol
     assert asyncio.run(race()) == 1_000 - 8 - 1
 
 
+Decide = Callable[..., Decision]
+
+
 @contextmanager
-def replica(redis_server: Any, limits: str, changes: list[StoreChange], **values: Any) -> Iterator[Any]:
+def replica(redis_server: Any, limits: str, changes: list[StoreChange], **values: Any) -> Iterator[Decide]:
     """A limiter and a loop to ask it in."""
     with asyncio.Runner() as loop:
         limiter = Limiter(shared(redis_server.uri, limits, store_pause=0.1, **values), told=changes.append)
@@ -329,7 +333,7 @@ def replica(redis_server: Any, limits: str, changes: list[StoreChange], **values
         loop.run(limiter.close())
 
 
-def back(decide: Any) -> Decision:
+def back(decide: Decide) -> Decision:
     """The first decision that the store took part in again."""
     for _ in range(100):
         time.sleep(0.05)
@@ -374,13 +378,13 @@ def test_without_its_store_a_replica_goes_on_with_a_share_and_says_so(redis_serv
 
 def test_a_store_that_hangs_costs_one_time_out(redis_server: Any, policy: Any) -> None:
     changes: list[StoreChange] = []
-    values = {"store_timeout": 0.3, "when_store_is_gone": "degrade", "degraded_share": 1.0}
+    values = {"store_timeout": 1.5, "when_store_is_gone": "degrade", "degraded_share": 1.0}
     with asyncio.Runner() as loop:
-        chosen = shared(redis_server.uri, policy(calls_per_day=10_000), store_pause=0.5, **values)
+        chosen = shared(redis_server.uri, policy(calls_per_day=10_000), store_pause=1.0, **values)
         limiter = Limiter(chosen, told=changes.append)
 
         async def many() -> list[Decision]:
-            return await asyncio.gather(*(ask(limiter) for _ in range(300)))
+            return await asyncio.gather(*(ask(limiter) for _ in range(60)))
 
         assert not any(decision.degraded for decision in loop.run(many()))
         redis_server.hang()
@@ -388,40 +392,47 @@ def test_a_store_that_hangs_costs_one_time_out(redis_server: Any, policy: Any) -
         hung = loop.run(many())
         took = time.monotonic() - start
         assert all(decision.allowed and decision.degraded for decision in hung)
-        assert took < 0.3 + 1.0
-        assert "no answer within 0.3 s" in changes[0].why
+        assert took < 2 * 1.5
+        assert "no answer within 1.5 s" in changes[0].why
         redis_server.resume()
-        assert not back(lambda: loop.run(ask(limiter))).degraded
+        left = back(lambda: loop.run(ask(limiter))).remaining
         assert [change.state for change in changes] == ["gone", "back"], "nothing was lost"
+        after = [loop.run(ask(limiter)).remaining for _ in range(5)]
+        assert after == list(range(left - 1, left - 6, -1)), "no answer is taken for that of another call"
         loop.run(limiter.close())
 
 
 def test_killed_and_started_under_load_never_more_than_the_budget(redis_server: Any, policy: Any) -> None:
     changes: list[StoreChange] = []
+    decisions: list[Decision] = []
     chosen = shared(redis_server.uri, policy(calls_per_day=300), store_pause=0.05)
 
-    async def load() -> list[Decision]:
-        limiter = Limiter(chosen, told=changes.append)
-        decisions: list[Decision] = []
-
-        async def client() -> None:
-            for _ in range(60):
-                decisions.append(await ask(limiter))
+    async def until(reached: Callable[[], bool]) -> None:
+        async with asyncio.timeout(30):
+            while not reached():
                 await asyncio.sleep(0.01)
 
+    async def load() -> None:
+        limiter, done = Limiter(chosen, told=changes.append), asyncio.Event()
+
+        async def client() -> None:
+            while not done.is_set():
+                decisions.append(await ask(limiter))
+                await asyncio.sleep(0.005)
+
         clients = asyncio.gather(*(client() for _ in range(10)))
-        await asyncio.sleep(0.1)
-        await asyncio.to_thread(redis_server.kill)
-        await asyncio.sleep(0.1)
+        await until(lambda: sum(decision.allowed for decision in decisions) >= 50)
+        redis_server.kill()
+        await until(lambda: sum(decision.bound == GONE for decision in decisions) >= 20)
         await asyncio.to_thread(redis_server.start)
+        await until(lambda: sum(decision.allowed for decision in decisions) >= 300)
+        await asyncio.sleep(0.1)
+        done.set()
         await clients
         await limiter.close()
-        return decisions
 
-    decisions = asyncio.run(load())
-    assert sum(decision.allowed for decision in decisions) <= 300
-    states = [change.state for change in changes]
-    assert states.count("emptied") == 1
-    assert states[:2] == ["gone", "back"]
-    assert any(decision.bound == GONE and not decision.allowed for decision in decisions)
+    asyncio.run(load())
+    assert sum(decision.allowed for decision in decisions) == 300
+    assert [change.state for change in changes] == ["gone", "back", "emptied"], changes
+    assert not any(decision.allowed for decision in decisions if decision.degraded)
     assert not decisions[-1].degraded

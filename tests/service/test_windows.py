@@ -85,7 +85,36 @@ def test_a_batch_is_counted_for_every_name_or_for_none() -> None:
         assert not fits(quotas, windows.charge(quotas, (calls, entries), 0.0), (calls, entries))
         assert len(windows) == 0
     assert fits(quotas, windows.charge(quotas, (5, 100), 0.0), (5, 100))
-    assert [windows.used(*at) for at in [("a", 0.0, DAY), ("b", 0.0, DAY), ("b", 0.0, DAY, ENTRIES)]] == [5, 5, 100]
+    assert [windows.used(quota.name, 0.0, quota.span, quota.column) for quota in quotas] == [5, 5, 100]
+
+
+@given(STEPS, st.integers(1, 4), STEPS)
+def test_what_is_refunded_was_never_counted(
+    before: list[tuple[float, int]], cost: int, after: list[tuple[float, int]]
+) -> None:
+    quotas, now = [Quota("a", DAY, CALLS, 10**6)], 1e6
+    windows, without = Windows(MINUTE, DAY), Windows(MINUTE, DAY)
+    for step, calls in before:
+        now += step
+        windows.add("a", now, calls)
+        without.add("a", now, calls)
+    then = now = now + 1
+    windows.charge(quotas, (cost, 3), then)
+    for step, calls in after[:3]:
+        now += step / 1_000
+        windows.add("a", now, calls)
+        without.add("a", now, calls)
+    windows.refund(quotas, (cost, 3), then)
+    assert windows.used("a", now, DAY) == without.used("a", now, DAY)
+    assert windows.used("a", now, DAY, ENTRIES) == 0
+    later = now + DAY - 1
+    assert windows.used("a", later, DAY) >= without.used("a", later, DAY), "nothing is given back before its time"
+
+
+def test_a_refund_of_what_is_forgotten_is_nothing() -> None:
+    windows = Windows(MINUTE, DAY)
+    windows.refund([Quota("a", DAY, CALLS, 1)], (1, 0), 0.0)
+    assert len(windows) == 0
 
 
 def test_idle_names_are_forgotten() -> None:
@@ -100,7 +129,7 @@ def test_idle_names_are_forgotten() -> None:
 
 
 def test_a_name_takes_few_hundred_bytes() -> None:
-    names, windows = 1_000, Windows(MINUTE, DAY)
+    names, windows = 500, Windows(MINUTE, DAY)
     tracemalloc.start()
     try:
         for hour in range(24):  # an account that calls every hour of the day

@@ -12,7 +12,7 @@ from typing import Final, Protocol, TypeAlias
 import numpy as np
 
 from gro.errors import DataError
-from gro.service.monitor.accounts import Answers, Values, features, observe, restart
+from gro.service.monitor.accounts import FEATURES, Answers, Values, features, observe, restart
 from gro.service.monitor.background import Background
 from gro.service.monitor.detector import FIRST, Detector, compared, due, fewest, tolerance
 from gro.service.monitor.hashing import Items, ends, mixed
@@ -74,7 +74,9 @@ class Calibration:
         return Monitor(self.background, self.detector, accounts=accounts, answers=answers)
 
 
-def calibrate(log: Iterable[Call], false_alarms: float = 0.01, confidence: float = 0.9) -> Calibration:
+def calibrate(
+    log: Iterable[Call], false_alarms: float = 0.01, confidence: float = 0.9, ignored: Sequence[str] = ("pace",)
+) -> Calibration:
     """Calibrate on a log in which nobody is a thief; it is read four times, in order of time.
 
     Each half of the accounts is judged by what the other half does; the highest score that an account ever reached is
@@ -84,14 +86,22 @@ def calibrate(log: Iterable[Call], false_alarms: float = 0.01, confidence: float
         log: calls that can be read again and again.
         false_alarms: share of clean accounts that may ever be flagged, in (0, 1).
         confidence: that it is no more, over logs of as many accounts, in (0, 1).
+        ignored: features that do not count. The pace of calls is one: limits judge it, and the times of a log that was
+            put together from ratings are not those of calls.
 
     Raises:
         DataError: the log holds too few accounts for that share, or too short ones.
     """
     histories = list(sequences(log))
-    highest = [score for half in (False, True) for score in _strangers(log, histories, half, false_alarms, confidence)]
+    enough = fewest(false_alarms, confidence)
+    highest = [score for half in (False, True) for score in _strangers(log, histories, half, ignored)]
+    if len(highest) < enough:
+        raise DataError(
+            f"the log holds {len(highest)} accounts of {FIRST} calls or more; {false_alarms:.2%} of false alarms at a "
+            f"confidence of {confidence:.0%} take {enough}: give a longer log or another rate"
+        )
     background = Background.fit(history for _, history in histories)
-    detector = _described(_traces(log, background).values())
+    detector = _described(_traces(log, background).values(), ignored)
     threshold = tolerance(highest, false_alarms, confidence)
     return Calibration(background, replace(detector, threshold=threshold), false_alarms, confidence, len(highest))
 
@@ -120,17 +130,12 @@ def _grown(known: list[int], history: Items) -> int | None:
 
 
 def _strangers(
-    log: Iterable[Call], histories: Sequence[tuple[str, Items]], half: bool, false_alarms: float, confidence: float
+    log: Iterable[Call], histories: Sequence[tuple[str, Items]], half: bool, ignored: Sequence[str]
 ) -> Iterator[float]:
     """Yield the highest score of each account of one half under what the other half does."""
     background = Background.fit(history for name, history in histories if _second(name) != half)
     traces = _traces(log, background)
-    if len(traces) < fewest(false_alarms, confidence):
-        raise DataError(
-            f"the log holds {len(traces)} accounts of {FIRST} calls or more; {false_alarms:.2%} of false alarms at a "
-            f"confidence of {confidence:.0%} take {fewest(false_alarms, confidence)}: give a longer log or another rate"
-        )
-    detector = _described(trace for name, trace in traces.items() if _second(name) != half)
+    detector = _described((trace for name, trace in traces.items() if _second(name) != half), ignored)
     for name, trace in traces.items():
         if _second(name) == half:
             yield max(detector.judge(values, rests, calls).score for calls, values, rests in trace)
@@ -150,7 +155,7 @@ def _traces(log: Iterable[Call], background: Background) -> Traces:
     return traces
 
 
-def _described(traces: Iterable[Sequence[tuple[int, Values, Values]]]) -> Detector:
+def _described(traces: Iterable[Sequence[tuple[int, Values, Values]]], ignored: Sequence[str]) -> Detector:
     """Describe accounts after each number of calls that enough of them made."""
     rows = defaultdict[int, list[Values]](list)
     for trace in traces:
@@ -162,8 +167,12 @@ def _described(traces: Iterable[Sequence[tuple[int, Values, Values]]]) -> Detect
             f"{len(rows[POINTS[1]])} accounts of a half of the log made {POINTS[1]} calls; it takes {ENOUGH}: "
             "give a longer log"
         )
-    means, covariances = zip(*(_moments(np.array(rows[point])) for point in calls), strict=True)
-    return Detector(np.array(calls, np.float64), np.array(means), np.array(covariances), math.inf)
+    means, covariances = (
+        np.array(part) for part in zip(*(_moments(np.array(rows[point])) for point in calls), strict=True)
+    )
+    out = [list(FEATURES).index(name) for name in ignored]
+    covariances[:, out] = covariances[:, :, out] = 0
+    return Detector(np.array(calls, np.float64), means, covariances, math.inf, tuple(ignored))
 
 
 def _moments(values: Values) -> tuple[Values, Values]:

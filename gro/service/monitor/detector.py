@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 from scipy import stats
 
 from gro.service.monitor.accounts import FEATURES, Values
@@ -81,12 +83,18 @@ class Detector:
         calls: numbers of calls ``[P]`` at which they are described.
         means: of each feature ``[P, F]``, as they are compared.
             threshold: see :class:`Judgement`.
+        ignored: features that are told of an account and do not count.
     """
 
     calls: Values
     means: Values
     covariances: Values
     threshold: float
+    ignored: tuple[str, ...] = ()
+
+    @cached_property
+    def _counted(self) -> npt.NDArray[np.bool_]:
+        return np.array([name not in self.ignored for name in FEATURES])
 
     @property
     def longest(self) -> int:
@@ -97,7 +105,7 @@ class Detector:
         """Compare features ``[F]`` that rest on so many observations each with those of clean accounts."""
         usual, covariance = self._usual(calls)
         covariance[_DIAGONAL] += DOUBT**2 / np.maximum(rests, 1)
-        off = np.where(rests > 0, compared(values) - usual, 0.0)
+        off = np.where((rests > 0) & self._counted, compared(values) - usual, 0.0)
         score = math.sqrt(max(float(off @ np.linalg.solve(covariance, off)), 0.0))
         if score <= self.threshold:
             return Judgement(score, self.threshold)

@@ -37,6 +37,7 @@ class About(Settings):
     false_alarms: float = Field(gt=0, lt=1)
     confidence: float = Field(gt=0, lt=1)
     accounts: PositiveInt
+    ignored: tuple[str, ...]
 
 
 def write(path: Path, calibration: Calibration) -> None:
@@ -60,6 +61,7 @@ def write(path: Path, calibration: Calibration) -> None:
         false_alarms=calibration.false_alarms,
         confidence=calibration.confidence,
         accounts=calibration.accounts,
+        ignored=detector.ignored,
     )
     content = save(
         {name: np.ascontiguousarray(array) for name, array in arrays.items()},
@@ -97,7 +99,7 @@ def read(path: Path) -> Calibration:
     _check(path, arrays)
     return Calibration(
         Background(arrays["items"], arrays["vectors"], arrays["references"]),
-        Detector(arrays["calls"], arrays["means"], arrays["covariances"], about.threshold),
+        Detector(arrays["calls"], arrays["means"], arrays["covariances"], about.threshold, about.ignored),
         about.false_alarms,
         about.confidence,
         about.accounts,

@@ -103,3 +103,10 @@ class Monitor:
         judged = self._detector.judge(*features(record), calls)
         record["score"] = judged.score
         return judged
+
+    def forget(self, account: str) -> None:
+        """Judge an account from now on by what it does from now on."""
+        record = self.accounts.find(account)
+        if record is not None:
+            restart(record)
+            record["score"] = 0

@@ -122,6 +122,9 @@ def row(**changed: Any) -> dict[str, Any]:
         ([row(expires="never")], "keys.0.expires"),
         ([row(expires=None)], "keys.0.expires"),
         ([row(expires=float("inf"))], "keys.0.expires"),
+        ([row(expires="1")], "keys.0.expires"),
+        ([row(created=True)], "keys.0.created"),
+        ([row(revoked="")], "keys.0.revoked"),
         ([row(digest="0" * 63)], "keys.0.digest"),
         ([row(id="../../x")], "keys.0.id"),
         ([row(admin=True)], "keys.0.admin"),
@@ -156,6 +159,14 @@ def test_a_running_service_follows_the_file(path: Path, refusing: Refusing) -> N
     assert not told
 
 
+def test_a_key_that_was_revoked_at_the_beginning_of_time_is_revoked(path: Path, refusing: Refusing) -> None:
+    store = opened(path)
+    key, presented = store.create("acme", RANK, DAY, 0.0)
+    store.revoke(key.id, 0.0)
+    with refusing("key_revoked"):
+        store.verify(presented, 0.0)
+
+
 def make_missing(path: Path) -> None:
     path.unlink()
 
@@ -186,8 +197,7 @@ def test_what_a_damaged_file_said_before_stays_in_force(
             service.verify(ended, NOW)
     assert len(told) == 1
     assert told[0].endswith("stays in force")
-    assert service.trouble
-    assert service.trouble in told[0]
+    assert (service.trouble or "-") in told[0]
     with pytest.raises(ConfigError):
         service.revoke(key.id, NOW)
     path.write_bytes(sound)
@@ -220,9 +230,10 @@ def test_an_interrupted_writer_leaves_the_lock_free(path: Path, monkeypatch: pyt
     def interrupted(descriptor: int) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", interrupted)
-        store.create("acme", RANK, DAY, NOW)
+        with pytest.raises(KeyboardInterrupt):
+            store.create("acme", RANK, DAY, NOW)
     assert not store.list()
     store.create("acme", RANK, DAY, NOW)
 

@@ -23,7 +23,7 @@ def test_a_calibration_comes_back_and_judges_alike(calibration: Calibration, wor
     for call in w.calls("one", 60, w.person(0.9)):
         args = (call.account, call.history, call.listed, call.time)
         assert one.observe(*args) == other.observe(*args)
-    assert (back.false_alarms, back.confidence, back.accounts) == (0.01, 0.9, 400)
+    assert (back.false_alarms, back.confidence, back.accounts) == (0.01, 0.9, 260)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)

@@ -1,0 +1,94 @@
+"""Settings of the guard: one TOML file, a table for each part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from gro.config import PositiveInt, Settings, read_toml
+from gro.service.access.keys import KeySettings
+from gro.service.access.network import NetworkSettings
+from gro.service.access.sessions import SessionSettings
+from gro.service.access.tokens import TokenSettings
+from gro.service.audit import AuditSettings
+from gro.service.limits import LimitSettings
+from gro.service.privacy import PrivacySettings
+from gro.service.wire import WireSettings
+
+
+class MonitorSettings(Settings):
+    """How accounts are watched."""
+
+    calibration: Path
+    """File that ``gro guard calibrate`` wrote."""
+    accounts: PositiveInt = 1_000_000
+    """Most accounts that are remembered, at some 650 bytes each."""
+    answers: PositiveInt = 1 << 18
+    """Latest answers that are remembered, at 412 bytes each."""
+
+
+class ResponseSettings(Settings):
+    """What is done to accounts that stand out."""
+
+    playbook: str = "watch-only"
+    """A shipped playbook by name, or the path of a playbook file."""
+    states: Path | None = None
+    """File that keeps the accounts' states over a restart; of this process alone."""
+
+
+class EventSettings(Settings):
+    """Where events go."""
+
+    to: Literal["stdout", "stderr"] | Path = "stderr"
+    """Standard output, standard error, or a file."""
+    service: Annotated[str, Field(min_length=1)] = "gro-guard"
+    """``service.name`` of every event."""
+
+
+class GuardSettings(Settings):
+    """All of the guard; a part that is not given is as its defaults say, and who is not known is not let in."""
+
+    open: tuple[str, ...] = ("/health", "/ready")
+    """Paths that anybody may see; every other path asks for a credential."""
+    keys: KeySettings | None = None
+    tokens: TokenSettings | None = None
+    sessions: SessionSettings | None = None
+    network: NetworkSettings = NetworkSettings()
+    limits: LimitSettings = LimitSettings()
+    wire: WireSettings = WireSettings()
+    monitor: MonitorSettings | None = None
+    responses: ResponseSettings = ResponseSettings()
+    privacy: PrivacySettings = PrivacySettings()
+    events: EventSettings = EventSettings()
+    audit: AuditSettings | None = None
+
+
+SECTIONS: Mapping[str, type[Settings]] = {
+    "keys": KeySettings,
+    "tokens": TokenSettings,
+    "sessions": SessionSettings,
+    "network": NetworkSettings,
+    "limits": LimitSettings,
+    "wire": WireSettings,
+    "monitor": MonitorSettings,
+    "responses": ResponseSettings,
+    "privacy": PrivacySettings,
+    "events": EventSettings,
+    "audit": AuditSettings,
+}
+
+
+def read_guard(path: Path) -> GuardSettings:
+    """Read the settings of a guard.
+
+    Raises:
+        ConfigError: the file is missing or malformed, or a key is unknown, missing or out of range.
+    """
+    table = read_toml(path)
+    for name, cls in SECTIONS.items():
+        if isinstance(table.get(name), dict):
+            table[name] = cls.make(table[name], f"{path}: [{name}]")
+    return GuardSettings.make(table, str(path))
