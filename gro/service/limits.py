@@ -25,7 +25,7 @@ from gro.config import PositiveFloat, PositiveInt, Settings
 from gro.errors import ConfigError, MissingExtraError
 from gro.policy import Limits, read_policy
 from gro.service.core import Principal, Refused
-from gro.service.link import Became, Link
+from gro.service.link import Link, StoreChange
 from gro.service.windows import CALLS, ENTRIES, Cost, Level, Quota, Windows, fits
 
 if TYPE_CHECKING:
@@ -191,14 +191,6 @@ class Decision:
         return Refused(429, self.bound, "too many calls; Retry-After says when to come back", self.headers())
 
 
-@dataclass(frozen=True, slots=True)
-class StoreChange:
-    """What became of the store: it is gone, it is back, or it lost what it had counted."""
-
-    state: Became
-    why: str
-
-
 class Limiter:
     """Lets calls through or not.
 
@@ -223,9 +215,7 @@ class Limiter:
         self._store = _store(settings)
         self._link = None
         if self._store is not None:
-            self._link = Link(
-                self._store, settings.store_pause, clock, lambda state, why: told(StoreChange(state, why))
-            )
+            self._link = Link(self._store, settings.store_pause, clock, told)
 
     async def charge(
         self, principal: Principal, network: str, calls: int, entries: int, factor: float = 1.0

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol, TypeAlias
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from gro.errors import GroError
 from gro.service.windows import Cost, Level, Quota
-
-Became: TypeAlias = Literal["gone", "back", "emptied"]
 
 
 class StoreGoneError(GroError):
@@ -31,20 +30,28 @@ class Store(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class StoreChange:
+    """What became of the store: it is gone, it is back, or it lost what it had counted."""
+
+    state: Literal["gone", "back", "emptied"]
+    why: str
+
+
 class Link:
     """A store that is left alone for a while when it failed, so that not every call waits for it.
 
     Args:
         pause: seconds for which it is left alone; then one call tries.
         clock: seconds.
-        told: receives what became of the store, and why.
+        told: receives every change.
 
     Attributes:
         gone: whether the store is gone.
     """
 
     def __init__(
-        self, store: Store, pause: float, clock: Callable[[], float], told: Callable[[Became, str], None]
+        self, store: Store, pause: float, clock: Callable[[], float], told: Callable[[StoreChange], None]
     ) -> None:
         self._store, self._pause, self._clock, self._told = store, pause, clock, told
         self.gone = False
@@ -76,9 +83,9 @@ class Link:
         if gone is not self.gone:
             self.gone = gone
             self._turns += 1
-            self._told("gone" if gone else "back", why)
+            self._told(StoreChange("gone" if gone else "back", why))
 
     def _compare(self, since: str) -> None:
         if self._since not in {None, since}:
-            self._told("emptied", "its counts are lost; what this replica let through still counts")
+            self._told(StoreChange("emptied", "its counts are lost; what this replica let through still counts"))
         self._since = since

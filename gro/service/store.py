@@ -32,6 +32,7 @@ class RedisWindows(RedisStorage):
     """
 
     def __init__(self, uri: str, timeout: float, *spans: int) -> None:
+        # With protocol 3 redis-py 8 takes a connection that a restarted server has closed for a good one.
         super().__init__(uri, implementation="redispy", key_prefix="gro", max_connections=CONNECTIONS, protocol=2)
         self._client: Redis = cast("Any", self.bridge).get_connection()
         self._script = self._client.register_script(Path(__file__).with_name("charge.lua").read_bytes())

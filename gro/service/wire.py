@@ -62,11 +62,12 @@ class Wire:
     def __init__(self, settings: WireSettings) -> None:
         self.settings = settings
         highest = settings.n_items or MOST_ITEMS
-        item = Annotated[int, Field(strict=True, ge=1, le=highest)]
-        history = Annotated[list[item], Field(min_length=1, max_length=settings.longest)]
-        histories = Annotated[list[history], Field(min_length=1, max_length=settings.most_histories)]
+        item: Any = Annotated[int, Field(strict=True, ge=1, le=highest)]
+        history: Any = Annotated[list[item], Field(min_length=1, max_length=settings.longest)]
+        histories: Any = Annotated[list[history], Field(min_length=1, max_length=settings.most_histories)]
+        k: Any = Annotated[int, Field(strict=True, ge=1, le=settings.most_k)]
         self._histories: TypeAdapter[list[History]] = TypeAdapter(histories)
-        self._k: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(strict=True, ge=1, le=settings.most_k)])
+        self._k: TypeAdapter[int] = TypeAdapter(k)
 
     def question(self, body: bytes) -> Question:
         """Read the body of a request.

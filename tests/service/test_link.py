@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from gro.service.link import Became, Link, StoreGoneError
+from gro.service.link import Link, StoreChange, StoreGoneError
 from gro.service.windows import Cost, Level, Quota
 
 LEVELS = [Level(0, 1.0)]
@@ -24,8 +24,8 @@ class Scripted:
 
 class Scene:
     def __init__(self) -> None:
-        self.store, self.told, self.now = Scripted(), list[tuple[Became, str]](), 100.0
-        self.link = Link(self.store, 1.0, lambda: self.now, lambda state, why: self.told.append((state, why)))
+        self.store, self.told, self.now = Scripted(), list[StoreChange](), 100.0
+        self.link = Link(self.store, 1.0, lambda: self.now, self.told.append)
 
     async def call(self) -> asyncio.Task[list[Level] | None]:
         task = asyncio.create_task(self.link.charge([], (1, 0)))
@@ -34,7 +34,7 @@ class Scene:
 
     @property
     def states(self) -> list[str]:
-        return [state for state, _ in self.told]
+        return [change.state for change in self.told]
 
 
 def test_one_call_tries_a_store_that_is_gone_after_each_pause() -> None:
@@ -55,7 +55,7 @@ def test_one_call_tries_a_store_that_is_gone_after_each_pause() -> None:
 
     scene = Scene()
     asyncio.run(play(scene))
-    assert scene.told == [("gone", "no"), ("back", "it answers again")]
+    assert scene.told == [StoreChange("gone", "no"), StoreChange("back", "it answers again")]
 
 
 def test_a_clock_that_goes_back_does_not_stretch_the_pause() -> None:

@@ -33,8 +33,8 @@ def test_the_threshold_is_the_lowest_score_that_keeps_the_promise(
 
 def test_the_promise_holds_over_samples_as_often_as_it_says() -> None:
     rng = np.random.default_rng(0)
-    kept = [stats.norm.sf(tolerance(list(rng.standard_normal(300)), 0.05, 0.9)) <= 0.05 for _ in range(400)]
-    assert np.mean(kept) > 0.87
+    kept = [float(stats.norm.sf(tolerance(list(rng.standard_normal(300)), 0.05, 0.9))) <= 0.05 for _ in range(400)]
+    assert sum(kept) / 400 > 0.87
 
 
 def test_accounts_are_judged_more_rarely_as_they_age_but_never_stop_being_judged() -> None:
