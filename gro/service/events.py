@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from gro.service.core import Principal, Refused
-from gro.service.limits import StoreChange
+from gro.service.link import StoreChange
 from gro.service.monitor.detector import Judgement
 from gro.service.playbook import State
 from gro.service.responses import PLAYBOOK, Transition

@@ -24,7 +24,8 @@ from gro.service.core import Principal, Refused, Role
 from gro.service.ecs import Events
 from gro.service.events import Event, Request
 from gro.service.keyfile import read_key
-from gro.service.limits import Decision, Limiter, StoreChange
+from gro.service.limits import Decision, Limiter
+from gro.service.link import StoreChange
 from gro.service.monitor.detector import Judgement
 from gro.service.monitor.files import read as read_calibration
 from gro.service.playbook import State, read_playbook

@@ -3,9 +3,12 @@
 A history is a flat array of records ``last, calls, entries``: what came within one cell counts as if it had come with
 the last of it, and so never leaves a window early. Cells are a twelfth of the window that their age lies in (5 seconds
 within a minute, 2 hours within a day), so a history has at most 13 records per window, and what is spread evenly is
-held back for a thirteenth longer at most. `limits` has two other ways. Its moving window keeps every entry: 10,000 a
-day and account. Its sliding-window counter (Cloudflare's) keeps two counts and takes the older for evenly spread: who
-waits for the end of a window gets nearly twice the limit within it.
+held back for a thirteenth longer at most. A name with one call takes some 230 bytes, with one every hour 520.
+
+Why not the strategies of `limits`: its moving window keeps every entry, 10,000 a day and account; its sliding-window
+counter (Cloudflare's) takes older calls for evenly spread, so that who waits for the end of a window gets nearly twice
+the limit within one. Its store in memory takes 820 bytes, and looks at every name on every hit: 0.3 seconds with
+200,000 accounts.
 
 Times come from the caller, and only their differences count. A record that lies in the future, because the clock went
 back, counts as one of now: it frees nothing early and keeps nothing longer than its window.

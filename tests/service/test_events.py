@@ -19,8 +19,8 @@ from gro.service import events
 from gro.service.core import Principal, Refused, Role
 from gro.service.ecs import Events
 from gro.service.events import Event, Request
-from gro.service.limits import StoreChange
 from gro.service.lines import LONGEST
+from gro.service.link import StoreChange
 from gro.service.monitor.detector import Judgement, Reason
 from gro.service.playbook import State
 from gro.service.privacy import Privacy, PrivacySettings

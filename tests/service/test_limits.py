@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from gro.errors import ConfigError
 from gro.policy import read_policy
 from gro.service.core import Principal, Refused, Role
-from gro.service.limits import GONE, Decision, Limiter, LimitSettings, StoreChange
+from gro.service.limits import GONE, Decision, Limiter, LimitSettings
+from gro.service.link import StoreChange
 
 DAY = 86_400
 
@@ -149,14 +150,16 @@ def test_a_clock_that_goes_back_hands_out_nothing(policy: Any) -> None:
 
 
 def test_a_throttle_shrinks_what_is_the_accounts_own(policy: Any) -> None:
-    chosen = settings(policy(calls_per_day=100), per_network={"calls_per_day": 100})
+    chosen = settings(policy(calls_per_day=100), per_network={"calls_per_day": 60})
     limiter = Limiter(chosen, Clock())
-    assert run(limiter, {"calls": 10, "factor": 0.1})[0].remaining == 0
-    refused, other = run(limiter, {"factor": 0.1}, {"account": "bob", "calls": 90})
+    whole, refused, other = run(limiter, {"calls": 10, "factor": 0.1}, {"factor": 0.1}, {"account": "bob", "calls": 50})
+    assert (whole.allowed, whole.bound, whole.remaining) == (True, "account_calls_per_day", 0)
     assert (refused.allowed, refused.bound) == (False, "account_calls_per_day")
     assert other.allowed
-    assert not run(limiter, {})[0].allowed, "the network's budget is used up"
-    assert run(limiter, {"network": "198.51.100.0/24", "calls": 90})[0].allowed, "the throttle gave no second budget"
+    again, elsewhere, over = run(limiter, {}, {"network": "b", "calls": 60}, {"network": "c", "calls": 31})
+    assert (again.allowed, again.bound) == (False, "network_calls_per_day")
+    assert elsewhere.allowed
+    assert not over.allowed, "the throttle gave no second budget"
 
 
 @pytest.mark.parametrize(("calls", "entries", "factor"), [(0, 0, 1), (-5, 0, 1), (1, -1, 1), (1, 0, 0), (1, 0, 1.1)])
@@ -318,6 +321,21 @@ def test_a_refused_batch_is_charged_to_no_budget_in_redis(redis_server: Any, pol
 
 
 Decide = Callable[..., Decision]
+
+
+def test_what_another_replica_used_up_is_charged_to_no_budget_here(redis_server: Any, policy: Any) -> None:
+    chosen = shared(redis_server.uri, policy(calls_per_day=5), per_network={"calls_per_day": 100})
+
+    async def ask_both() -> list[Decision]:
+        here, there = Limiter(chosen), Limiter(chosen)
+        await ask(there, 5)
+        decisions = [await ask(here, 3), await ask(here, 1, account="bob")]
+        await asyncio.gather(here.close(), there.close())
+        return decisions
+
+    refused, other = asyncio.run(ask_both())
+    assert (refused.allowed, refused.bound, refused.degraded) == (False, "account_calls_per_day", False)
+    assert [standing.remaining for standing in other.standings] == [4, 94]
 
 
 @contextmanager
