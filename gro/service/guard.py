@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Final, Self, TypeAlias
 
 import numpy as np
 
+from gro.errors import GroError
 from gro.service import events
 from gro.service.access.authenticate import Authenticator, require
 from gro.service.access.keys import KeyStore
@@ -34,6 +36,7 @@ from gro.service.responses import Hook, Response, Responses, Transition
 from gro.service.settings import GuardSettings
 from gro.service.wire import Question
 
+logger = logging.getLogger(__name__)
 Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
 DESCRIPTORS: Final = {"stdout": 1, "stderr": 2}
 SETTLED: Final = 5.0
@@ -229,7 +232,8 @@ class Guard:
     async def _passes(self, account: str) -> bool:
         try:
             return await self.responses.challenge(account)
-        except Exception:  # noqa: BLE001 -- the application's hook; who was not seen to pass has not passed
+        except Exception as error:  # noqa: BLE001 -- the application's hook; who was not seen to pass has not passed
+            logger.error("a challenge failed and counts as not passed: %r", error)
             return False
 
     async def _charge(self, caller: Caller, question: Question, response: Response) -> Decision:
@@ -247,7 +251,10 @@ class Guard:
     async def _settle(self) -> None:
         while True:
             await asyncio.sleep(SETTLED)
-            self.responses.settle()
+            try:
+                self.responses.settle()
+            except GroError as error:
+                logger.error("the states of accounts are in force and not written: %s", error)
 
     def _changed(self, made: Transition) -> None:
         self._note(events.transition(made))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Final
 
@@ -22,7 +23,7 @@ class Accounts:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._numbers: dict[str, int] = {}
+        self._numbers: OrderedDict[str, int] = OrderedDict()
         self._blocks: list[npt.NDArray[np.void]] = []
 
     def __len__(self) -> int:
@@ -36,11 +37,12 @@ class Accounts:
 
     def touch(self, name: str) -> tuple[int, Record]:
         """Return the number and the record of an account, a new one where it is not known."""
-        number = self._numbers.pop(name, None)
+        number = self._numbers.get(name)
         if number is None:
-            number = self._free()
+            number = self._numbers[name] = self._free()
             self._blocks[number // BLOCK][number % BLOCK] = np.zeros((), ACCOUNT)
-        self._numbers[name] = number
+        else:
+            self._numbers.move_to_end(name)
         return number, self.record(number)
 
     def record(self, number: int) -> Record:
@@ -55,7 +57,7 @@ class Accounts:
 
     def _free(self) -> int:
         if len(self._numbers) >= self._most:
-            return self._numbers.pop(next(iter(self._numbers)))
+            return self._numbers.popitem(last=False)[1]
         number = len(self._numbers)
         if number == len(self._blocks) * BLOCK:
             self._blocks.append(np.zeros(BLOCK, ACCOUNT))
