@@ -23,6 +23,27 @@ def names(kind: Kind) -> list[str]:
     return sorted(path.stem for path in folder(kind).glob("*.toml"))
 
 
+def located(folder: Path, what: str, plural: str, name: str) -> Path:
+    """Return the path of a TOML file that ends in ``.toml`` or is one of those in ``folder``, by its name.
+
+    Args:
+        folder: of the shipped files.
+        what: one is called, such as ``policy``.
+        plural: of that, as it begins a sentence.
+        name: of one of them, or a path.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if name.endswith(".toml"):
+        return Path(name)
+    known = sorted(path.stem for path in folder.glob("*.toml"))
+    if name not in known:
+        listed = ", ".join(known)
+        raise ConfigError(f"no {what} '{name}'.{nearest(name, known)} {plural}: {listed}, or the path of a .toml file")
+    return folder / f"{name}.toml"
+
+
 def read(kind: Kind, name: str) -> tuple[dict[str, Any], Path]:
     """Return the table of the card ``name`` and its path, to be validated by the room that owns the kind.
 

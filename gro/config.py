@@ -10,7 +10,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeGuard, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -68,6 +68,27 @@ def read_toml(path: Path) -> dict[str, Any]:
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: not a TOML file: {error}") from None
     return {key.replace("-", "_"): value for key, value in table.items()}
+
+
+def read_tables(cls: type[SettingsT], path: Path) -> SettingsT:
+    """Read a TOML file whose tables are the parts of ``cls``; an error names the table that it is in.
+
+    Raises:
+        ConfigError: as :func:`read_toml` and :meth:`Settings.make`; or a part is not a table.
+    """
+    table = read_toml(path)
+    for name, field in cls.model_fields.items():
+        part = next((kind for kind in (field.annotation, *get_args(field.annotation)) if _is_part(kind)), None)
+        if part is None or name not in table:
+            continue
+        if not isinstance(table[name], dict):
+            raise ConfigError(f"{path}: '{name}' is {table[name]!r}; it must be a table, [{name}]")
+        table[name] = part.make(table[name], f"{path}: [{name}]")
+    return cls.make(table, str(path))
+
+
+def _is_part(kind: Any) -> TypeGuard[type[Settings]]:
+    return isinstance(kind, type) and issubclass(kind, Settings)
 
 
 class DataSettings(Settings):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
-from gro.config import PositiveInt, Probability, Settings, read_toml
-from gro.errors import ConfigError, nearest
+from gro import cards
+from gro.config import PositiveInt, Probability, Settings, read_tables
 
 MINUTES = 24 * 60
 """Minutes of a day."""
@@ -58,31 +57,10 @@ class Policy(Settings):
     thief: Assumptions = Assumptions()
 
 
-PARTS: Mapping[str, type[Settings]] = {"limits": Limits, "thief": Assumptions}
-
-
 def read_policy(name: str | Path) -> Policy:
     """Read a policy by the name of a shipped one or as the path of a TOML file.
 
     Raises:
         ConfigError: there is no such policy, or a line is unknown, missing or out of range.
     """
-    path = _path(str(name))
-    table = read_toml(path)
-    for part, cls in PARTS.items():
-        values = table.get(part, {})
-        if not isinstance(values, dict):
-            raise ConfigError(f"{path}: '{part}' is {values!r}; it must be a table, [{part}]")
-        if part in table:
-            table[part] = cls.make(values, f"{path}: [{part}]")
-    return Policy.make(table, str(path))
-
-
-def _path(name: str) -> Path:
-    if name.endswith(".toml"):
-        return Path(name)
-    known = sorted(path.stem for path in SHIPPED.glob("*.toml"))
-    if name not in known:
-        hint = nearest(name, known)
-        raise ConfigError(f"no policy '{name}'.{hint} Policies: {', '.join(known)}, or the path of a .toml file")
-    return SHIPPED / f"{name}.toml"
+    return read_tables(Policy, cards.located(SHIPPED, "policy", "Policies", str(name)))

@@ -108,3 +108,15 @@ def learnt(data_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     arguments = ["train", "--dataset", "tiny", "--data-path", str(data_path), "--out", str(out), "--epochs", "10"]
     assert main([*arguments, "--quiet", "--learning-rate", "0.01", "--patience", "0", *TINY]) == 0
     return out
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str], Path]:
+    """Write a TOML file and return its path."""
+
+    def write(text: str) -> Path:
+        path = tmp_path / "mine.toml"
+        path.write_text(text)
+        return path
+
+    return write

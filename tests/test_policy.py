@@ -17,18 +17,6 @@ COUNTS = st.integers(1, 10**6)
 OPTIONAL = st.none() | COUNTS
 
 
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    """Write a policy and return its path."""
-
-    def write(text: str) -> Path:
-        path = tmp_path / "mine.toml"
-        path.write_text(text)
-        return path
-
-    return write
-
-
 def refused(policy: str | Path) -> str:
     with pytest.raises(ConfigError) as error:
         read_policy(policy)

@@ -19,6 +19,7 @@ from gro.config import Settings
 from gro.errors import ConfigError, DataError
 from gro.service.chain import LONGEST, START, Checkpoint, chain_key, numbered, older, seal, unseal
 from gro.service.core import Refused
+from gro.service.lines import named
 
 PATIENCE: Final = 2000
 """Milliseconds that an entry waits at most for another process or thread that writes."""
@@ -260,19 +261,13 @@ class AuditLog:
     def _open(self) -> None:
         """Lock the file that has the name: it may be another one than before, and be renamed until it is locked."""
         while True:
-            if not self._named():
+            if not named(self._path, self._descriptor):
                 self._shut()
                 flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
                 self._descriptor, self._size = os.open(self._path, flags, 0o640), 0
             _lock(self._descriptor)
-            if self._named():
+            if named(self._path, self._descriptor):
                 return
-
-    def _named(self) -> bool:
-        try:
-            return self._descriptor >= 0 and os.path.samestat(self._path.stat(), os.fstat(self._descriptor))
-        except FileNotFoundError:
-            return False
 
     def _shut(self) -> None:
         if self._descriptor >= 0:

@@ -32,7 +32,7 @@ from gro.service.monitor.detector import Judgement
 from gro.service.monitor.files import read as read_calibration
 from gro.service.playbook import State, read_playbook
 from gro.service.privacy import Privacy
-from gro.service.responses import Hook, Response, Responses, Transition
+from gro.service.responses import Hook, Response, Responses
 from gro.service.settings import GuardSettings
 from gro.service.wire import Question
 
@@ -125,10 +125,12 @@ class Guard:
                 settings.audit,
                 read_key(settings.audit.key_file),
                 clock=clock,
-                failed=lambda error: self._say(events.audit_failed(type(error).__name__)),
+                failed=self._audit_failed,
             )
         playbook = read_playbook(settings.responses.playbook)
-        self.responses = Responses(playbook, hooks, clock, self._changed, settings.responses.states)
+        self.responses = Responses(
+            playbook, hooks, clock, lambda made: self._note(events.transition(made)), settings.responses.states
+        )
         self._alarmed: set[str] = set()
         self._note(events.service_started())
 
@@ -159,12 +161,12 @@ class Guard:
         try:
             principal = self._authenticator.authenticate(known)
         except Refused as refused:
-            self._say(events.authentication_failed(refused, request))
+            self._events.emit(events.authentication_failed(refused, request))
             raise
         try:
             require(principal, role)
         except Refused as refused:
-            self._say(events.access_denied(principal, refused, request))
+            self._events.emit(events.access_denied(principal, refused, request))
             raise
         return Caller(principal, limit_key(address), request)
 
@@ -181,7 +183,7 @@ class Guard:
             response = self.responses.response(account)
         if response.state in {State.CHALLENGE, State.SUSPEND}:
             refused = suspended() if response.state is State.SUSPEND else not_passed()
-            self._say(events.access_denied(caller.principal, refused, caller.request))
+            self._events.emit(events.access_denied(caller.principal, refused, caller.request))
             raise refused
         decision = await self._charge(caller, question, response)
         return Admission(caller, question, response, decision.headers())
@@ -243,7 +245,7 @@ class Guard:
         )
         if not decision.allowed:
             refused = decision.refusal()
-            self._say(events.request_limited(caller.principal, refused, caller.request))
+            self._events.emit(events.request_limited(caller.principal, refused, caller.request))
             self.responses.refused(caller.principal.account, calls)
             raise refused
         return decision
@@ -256,14 +258,11 @@ class Guard:
             except GroError as error:
                 logger.error("the states of accounts are in force and not written: %s", error)
 
-    def _changed(self, made: Transition) -> None:
-        self._note(events.transition(made))
-
     def _store_changed(self, change: StoreChange) -> None:
-        self._say(events.store_changed(change))
+        self._events.emit(events.store_changed(change))
 
-    def _say(self, event: Event) -> None:
-        self._events.emit(event)
+    def _audit_failed(self, error: Exception) -> None:
+        self._events.emit(events.audit_failed(type(error).__name__))
 
     def _note(self, event: Event) -> None:
         """Say an event and keep it in the audit log."""

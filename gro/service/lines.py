@@ -57,6 +57,14 @@ def _plain(value: Any) -> Any:
     return text(str(value))
 
 
+def named(path: Path, descriptor: int) -> bool:
+    """Whether a file that is open, unless ``descriptor`` is below 0, still has its name: rotation takes it away."""
+    try:
+        return descriptor >= 0 and os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
 class Lines:
     """A queue of lines and the thread that appends them to a file or a file descriptor.
 
@@ -171,17 +179,11 @@ class Lines:
 
     def _follow(self) -> None:
         """Have the file open that has the name now."""
-        if self._path is None or (self._descriptor >= 0 and self._named()):
+        if self._path is None or named(self._path, self._descriptor):
             return
         self._shut()
         self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
         self._torn = _torn(self._descriptor, self._path)
-
-    def _named(self) -> bool:
-        try:
-            return self._path is not None and os.path.samestat(self._path.stat(), os.fstat(self._descriptor))
-        except FileNotFoundError:
-            return False
 
     def _shut(self) -> None:
         if self._descriptor >= 0:

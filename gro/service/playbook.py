@@ -18,6 +18,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from gro import cards
 from gro.config import PositiveInt, Settings, read_toml
 from gro.errors import ConfigError, nearest
 
@@ -180,7 +181,7 @@ def read_playbook(name: str | Path) -> Playbook:
     Raises:
         ConfigError: there is no such playbook, or a line is unknown, missing, out of range or contradicts another.
     """
-    path = _path(str(name))
+    path = cards.located(SHIPPED, "playbook", "Playbooks", str(name))
     table = read_toml(path)
     rules = table.get("rule", [])
     if not isinstance(rules, Sequence) or not all(isinstance(rule, dict) for rule in rules):
@@ -199,14 +200,3 @@ def _rule(values: dict[str, Any], number: int, path: Path) -> Rule:
     if isinstance(when, dict):
         values["when"] = Condition.make(when, f"{where}, when")
     return Rule.make(values, where)
-
-
-def _path(name: str) -> Path:
-    if name.endswith(".toml"):
-        return Path(name)
-    known = sorted(path.stem for path in SHIPPED.glob("*.toml"))
-    if name not in known:
-        raise ConfigError(
-            f"no playbook '{name}'.{nearest(name, known)} Playbooks: {', '.join(known)}, or the path of a .toml file"
-        )
-    return SHIPPED / f"{name}.toml"

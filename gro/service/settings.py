@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from gro.config import PositiveInt, Settings, read_toml
+from gro.config import PositiveInt, Settings, read_tables
 from gro.service.access.keys import KeySettings
 from gro.service.access.network import NetworkSettings
 from gro.service.access.sessions import SessionSettings
 from gro.service.access.tokens import TokenSettings
 from gro.service.audit import AuditSettings
 from gro.service.limits import LimitSettings
+from gro.service.monitor.monitor import ACCOUNTS, ANSWERS
 from gro.service.privacy import PrivacySettings
 from gro.service.wire import WireSettings
 
@@ -24,9 +24,9 @@ class MonitorSettings(Settings):
 
     calibration: Path
     """File that ``gro guard calibrate`` wrote."""
-    accounts: PositiveInt = 1_000_000
+    accounts: PositiveInt = ACCOUNTS
     """Most accounts that are remembered, at some 650 bytes each."""
-    answers: PositiveInt = 1 << 18
+    answers: PositiveInt = ANSWERS
     """Latest answers that are remembered, at 412 bytes each."""
 
 
@@ -66,29 +66,10 @@ class GuardSettings(Settings):
     audit: AuditSettings | None = None
 
 
-SECTIONS: Mapping[str, type[Settings]] = {
-    "keys": KeySettings,
-    "tokens": TokenSettings,
-    "sessions": SessionSettings,
-    "network": NetworkSettings,
-    "limits": LimitSettings,
-    "wire": WireSettings,
-    "monitor": MonitorSettings,
-    "responses": ResponseSettings,
-    "privacy": PrivacySettings,
-    "events": EventSettings,
-    "audit": AuditSettings,
-}
-
-
 def read_guard(path: Path) -> GuardSettings:
     """Read the settings of a guard.
 
     Raises:
         ConfigError: the file is missing or malformed, or a key is unknown, missing or out of range.
     """
-    table = read_toml(path)
-    for name, cls in SECTIONS.items():
-        if isinstance(table.get(name), dict):
-            table[name] = cls.make(table[name], f"{path}: [{name}]")
-    return GuardSettings.make(table, str(path))
+    return read_tables(GuardSettings, path)

@@ -22,18 +22,6 @@ def rule(when: str, then: str, for_: str = "1h", more: str = "") -> str:
     return f'[[rule]]\nwhen = {{ {when} }}\nthen = "{then}"\nfor = "{for_}"\n{more}\n'
 
 
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    """Write a playbook and return its path."""
-
-    def write(text: str) -> Path:
-        path = tmp_path / "mine.toml"
-        path.write_text(text)
-        return path
-
-    return write
-
-
 def refused(playbook: str | Path) -> str:
     with pytest.raises(ConfigError) as error:
         read_playbook(playbook)

@@ -47,11 +47,10 @@ ACCOUNT: Final = np.dtype(
         ("score", np.float64),
         ("end", np.uint64),
         ("begun", np.int32),
-        ("lender", np.int32),
         ("signatures", np.uint16, (REMEMBERED, sketches.SIGNATURE)),
     ]
 )
-KEPT: Final = ("last", "score", "end", "begun", "lender", "signatures")
+KEPT: Final = ("last", "score", "end", "begun", "signatures")
 """Fields that say where an account stands; the others are counts, which begin anew from time to time."""
 Record = np.void
 Values = npt.NDArray[np.float64]
@@ -117,7 +116,6 @@ def observe(
         _begun(account, sent)
     elif owner != number and len(history) - new >= SHARED_PREFIX:
         account["foreign"] += 1
-        account["lender"] = owner
     plausible = background.plausibility(history, new)
     if plausible is not None:
         account["judged"] += 1

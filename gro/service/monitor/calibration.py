@@ -12,11 +12,11 @@ from typing import Final, Protocol, TypeAlias
 import numpy as np
 
 from gro.errors import DataError
-from gro.service.monitor.accounts import FEATURES, Answers, Values, features, observe, restart
+from gro.service.monitor.accounts import FEATURES, Values, features
 from gro.service.monitor.background import Background
 from gro.service.monitor.detector import FIRST, Detector, compared, due, fewest, tolerance
 from gro.service.monitor.hashing import Items, ends, mixed
-from gro.service.monitor.monitor import Accounts, Monitor
+from gro.service.monitor.monitor import ACCOUNTS, ANSWERS, Monitor, Watch
 
 LONGEST: Final = 512
 """Most calls that are judged together."""
@@ -69,7 +69,7 @@ class Calibration:
     confidence: float
     accounts: int
 
-    def monitor(self, *, accounts: int = 1_000_000, answers: int = 1 << 18) -> Monitor:
+    def monitor(self, *, accounts: int = ACCOUNTS, answers: int = ANSWERS) -> Monitor:
         """A monitor that has seen nothing yet; arguments as :class:`gro.service.monitor.monitor.Monitor`'s."""
         return Monitor(self.background, self.detector, accounts=accounts, answers=answers)
 
@@ -143,13 +143,10 @@ def _strangers(
 
 def _traces(log: Iterable[Call], background: Background) -> Traces:
     """What the monitor would have judged of every account: calls, features, and what they rest on."""
-    accounts, answers = Accounts(1_000_000), Answers(1 << 18)
+    watch = Watch(background, LONGEST)
     traces = defaultdict[str, list[tuple[int, Values, Values]]](list)
     for call in log:
-        number, record = accounts.touch(call.account)
-        if record["calls"] >= LONGEST:
-            restart(record)
-        observe(record, number, call.history, call.listed, call.time, answers, background)
+        record = watch.observe(call.account, call.history, call.listed, call.time)
         if due(calls := int(record["calls"])):
             traces[call.account].append((calls, *features(record)))
     return traces

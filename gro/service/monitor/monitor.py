@@ -14,6 +14,10 @@ from gro.service.monitor.background import Background
 from gro.service.monitor.detector import Detector, Judgement, due
 from gro.service.monitor.hashing import Items
 
+ACCOUNTS: Final = 1_000_000
+"""Accounts that are remembered, unless others are wanted."""
+ANSWERS: Final = 1 << 18
+"""Answers that are remembered, unless others are wanted."""
 BLOCK: Final = 1024
 """Accounts for which memory is taken at a time."""
 
@@ -31,9 +35,6 @@ class Accounts:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._numbers)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._numbers
 
     def touch(self, name: str) -> tuple[int, Record]:
         """Return the number and the record of an account, a new one where it is not known."""
@@ -64,27 +65,55 @@ class Accounts:
         return number
 
 
+class Watch:
+    """Takes in the calls of accounts.
+
+    Attributes:
+        accounts: what is remembered of each.
+    """
+
+    def __init__(self, background: Background, longest: int, accounts: int = ACCOUNTS, answers: int = ANSWERS) -> None:
+        """Watch accounts.
+
+        Args:
+            background: which items people go on to.
+            longest: calls after which the counts of an account begin anew.
+            accounts: most accounts that are remembered, at some 650 bytes each.
+            answers: latest answers that are remembered, at 412 bytes each.
+        """
+        self.accounts = Accounts(accounts)
+        self._background, self._longest, self._answers = background, longest, Answers(answers)
+
+    def observe(self, account: str, history: Items, listed: Items, now: float) -> Record:
+        """Take in a call of an account and return its record; arguments as :meth:`Monitor.observe`'s."""
+        number, record = self.accounts.touch(account)
+        if record["calls"] >= self._longest:
+            restart(record)
+        observe(record, number, history, listed, now, self._answers, self._background)
+        return record
+
+
 class Monitor:
-    """Watches accounts.
+    """Watches accounts and judges them.
 
     Attributes:
         accounts: what is remembered of each.
     """
 
     def __init__(
-        self, background: Background, detector: Detector, *, accounts: int = 1_000_000, answers: int = 1 << 18
+        self, background: Background, detector: Detector, *, accounts: int = ACCOUNTS, answers: int = ANSWERS
     ) -> None:
         """Watch with what was calibrated.
 
         Args:
             background: which items people go on to.
             detector: what clean accounts are like.
-            accounts: most accounts that are remembered, at some 650 bytes each.
-            answers: latest answers that are remembered, at 412 bytes each.
+            accounts: as :class:`Watch`'s.
+            answers: as :class:`Watch`'s.
         """
-        self.accounts = Accounts(accounts)
-        self._background, self._detector = background, detector
-        self._answers = Answers(answers)
+        self._watch = Watch(background, detector.longest, accounts, answers)
+        self._detector = detector
+        self.accounts = self._watch.accounts
 
     def observe(self, account: str, history: Items, listed: Items, now: float) -> Judgement:
         """Take in a call of an account and judge the account.
@@ -95,10 +124,7 @@ class Monitor:
             listed: item ids ``[k]`` that were answered, best first.
             now: Unix seconds.
         """
-        number, record = self.accounts.touch(account)
-        if record["calls"] >= self._detector.longest:
-            restart(record)
-        observe(record, number, history, listed, now, self._answers, self._background)
+        record = self._watch.observe(account, history, listed, now)
         calls = int(record["calls"])
         if not due(calls):
             return Judgement(float(record["score"]), self._detector.threshold)
