@@ -18,6 +18,8 @@ from gro.service.wire import Wire, too_large
 OK: Final = 200
 ADMISSION: Final = "gro.admission"
 """Where ``scope["state"]`` holds the :class:`Admission` of a question."""
+CALLER: Final = "gro.caller"
+"""Where it holds the :class:`gro.service.guard.Caller` of any other request."""
 
 
 class GuardMiddleware:
@@ -70,7 +72,7 @@ class GuardMiddleware:
         peer = scope["client"][0] if scope.get("client") else None
         caller = self._guard.identify(scope["headers"], peer, scope["method"], path, role)
         if path not in self._paths or scope["method"] != "POST":
-            scope.setdefault("state", {})["gro.caller"] = caller
+            scope.setdefault("state", {})[CALLER] = caller
             await self._app(scope, receive, send)
             return
         body = await _whole(receive, self._guard.settings.wire.most_bytes)
@@ -87,7 +89,7 @@ class GuardMiddleware:
                 lists = self._decoys.lists(lists)
                 body = self._wire.with_lists(body, lists)
             self._guard.answered(admission, lists)
-        except (GroError, ValueError, TypeError, OverflowError):
+        except (GroError, ValueError):
             raise Refused(502, "answer_unreadable", "the service gave no lists") from None
         return body
 

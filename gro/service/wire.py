@@ -15,6 +15,8 @@ from gro.service.core import Refused
 
 MOST_ITEMS: Final = 2**31 - 1
 History: TypeAlias = list[int]
+Listed = Annotated[int, Field(strict=True, ge=0, le=MOST_ITEMS)]
+"""An item of a list, or 0 where lists are padded."""
 
 
 class WireSettings(Settings):
@@ -68,6 +70,7 @@ class Wire:
         k: Any = Annotated[int, Field(strict=True, ge=1, le=settings.most_k)]
         self._histories: TypeAdapter[list[History]] = TypeAdapter(histories)
         self._k: TypeAdapter[int] = TypeAdapter(k)
+        self._lists: TypeAdapter[list[History]] = TypeAdapter(list[list[Listed]])
 
     def question(self, body: bytes) -> Question:
         """Read the body of a request.
@@ -82,9 +85,8 @@ class Wire:
         if settings.histories not in fields:
             raise Refused(400, "histories_missing", f"the request has no field '{settings.histories}'")
         asked = fields[settings.histories]
-        several = asked if isinstance(asked, list) and asked and isinstance(asked[0], list) else [asked]
         try:
-            histories = self._histories.validate_python(several)
+            histories = self._histories.validate_python(asked if _several(asked) else [asked])
             k = self._k.validate_python(fields.get(settings.k, settings.most_k))
         except ValidationError as error:
             raise Refused(400, "question_malformed", self._told(error)) from None
@@ -98,16 +100,15 @@ class Wire:
         """
         try:
             found = json.loads(body)[self.settings.lists]
+            return self._lists.validate_python(found if _several(found) else [found])
         except (ValueError, KeyError, TypeError, RecursionError):
             raise GroError(f"the response has no field '{self.settings.lists}' of lists") from None
-        several: list[History] = found if found and isinstance(found[0], list) else [found]
-        return several
 
     def with_lists(self, body: bytes, lists: list[History]) -> bytes:
         """Return a response that :meth:`lists` can read with other lists in it."""
         fields = json.loads(body)
-        found = fields[self.settings.lists]
-        fields[self.settings.lists] = lists if found and isinstance(found[0], list) else lists[0]
+        name = self.settings.lists
+        fields[name] = lists if _several(fields[name]) else lists[0]
         return json.dumps(fields, separators=(",", ":")).encode()
 
     def _told(self, error: ValidationError) -> str:
@@ -120,6 +121,11 @@ class Wire:
 def too_large(most: int) -> Refused:
     """The refusal of a body of more than ``most`` bytes."""
     return Refused(413, "body_too_large", f"the body has more than {most:,} bytes")
+
+
+def _several(found: Any) -> bool:
+    """Whether a field holds a list of lists, and not one list alone."""
+    return isinstance(found, list) and bool(found) and isinstance(found[0], list)
 
 
 def _upto(n_items: int | None) -> str:

@@ -249,11 +249,15 @@ def test_people_are_answered_truly_to_the_end(service: Service, client: httpx.Cl
             assert answer.json()["lists"] == [call.listed.tolist()]
 
 
-def test_a_service_that_gives_no_lists_is_not_passed_on(service: Service, guard: Guard) -> None:
-    async def broken(scope: Any, receive: Any, send: Any) -> None:
-        await JSONResponse({"oops": 1})(scope, receive, send)
+@pytest.mark.parametrize(
+    "given", [{"oops": 1}, {"lists": {"1": 2}}, {"lists": None}, {"lists": [[1], [2]]}, {"lists": "12"}]
+)
+def test_a_service_that_gives_no_lists_is_not_passed_on(service: Service, guard: Guard, given: object) -> None:
+    async def broken(request: Request) -> JSONResponse:
+        return JSONResponse(given)
 
-    with served(GuardMiddleware(broken, guard, ("/rank",))) as url:
+    app = Starlette(routes=[Route("/rank", broken, methods=["POST"])])
+    with served(GuardMiddleware(app, guard, ("/rank",))) as url:
         answer = httpx.post(f"{url}/rank", json={"histories": [[1]]}, headers=bearer(service.key("anna")))
     assert (answer.status_code, answer.json()["error"]) == (502, "answer_unreadable")
 
