@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 WHEEL_VENV := .venv-wheel
 PIP_OPTIONS := --disable-pip-version-check --quiet --quiet
 RECBOLE := recbole==1.2.1
-SYSTEM := redis-server
+SYSTEM := redis-server chromium
 SOURCES := pyproject.toml constraints.txt hatch_build.py
 
 .DEFAULT_GOAL := help

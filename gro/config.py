@@ -304,6 +304,23 @@ class FrontierCommand(DeviceSettings):
     """Folder of the results, and of what is made for them; unset is RUN.frontier."""
 
 
+class ServeCommand(DeviceSettings):
+    """Settings of ``gro serve``."""
+
+    run: Path
+    """Artifact to serve, behind its defence."""
+    guard: Path | None = None
+    """Settings of the guard, a TOML file such as ``gro guard init`` writes; nothing is served without."""
+    host: str = "127.0.0.1"
+    """Address to listen on; another than a loopback address lets other machines in."""
+    port: Annotated[int, Field(ge=0, le=65_535)] = 8000
+    """0 takes a free one."""
+    tls_certificate: Path | None = None
+    """Certificate chain in PEM, to serve HTTPS."""
+    tls_key: Path | None = None
+    """Key of the certificate, in PEM and not encrypted."""
+
+
 class ReproduceCommand(DeviceSettings):
     """Settings of ``gro reproduce``."""
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from gro.errors import MissingExtraError
+from gro.drawing import figure, literal, svg
 from gro.evaluation import POPULARITY
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 MANY = 8
 """Columns of a heat map whose names fit beside each other."""
@@ -83,33 +79,6 @@ def heat_map(cells: list[list[float]], rows: list[str], columns: list[str], titl
                 axes.text(x, y, f"{100 * value:.0f}", ha="center", va="center", color=dark, fontsize="small")
     axes.set_title(title, fontsize="medium")
     return svg(drawn)
-
-
-def figure(width: float, height: float) -> Figure:
-    """Return a figure that is the same file whenever it is drawn.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
-    try:
-        import matplotlib as mpl  # noqa: PLC0415 - an extra
-        from matplotlib.figure import Figure as Drawn  # noqa: PLC0415
-    except ImportError:
-        raise MissingExtraError("plots need matplotlib: pip install gro[plot]") from None
-    mpl.rcParams["svg.hashsalt"] = "gro"
-    return Drawn(figsize=(width, height), layout="constrained")
-
-
-def literal(text: str) -> str:
-    """Return a text in which matplotlib finds no formula."""
-    return text.replace("$", r"\$")
-
-
-def svg(drawn: Figure) -> str:
-    """Return a figure as the text of an SVG file."""
-    text = io.StringIO()
-    drawn.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    return text.getvalue()
 
 
 def _number(value: float | None) -> float:

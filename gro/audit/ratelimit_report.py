@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-
-from gro.audit.pictures import figure, literal, svg
-from gro.audit.report import cell, percent
-from gro.errors import DataError, MissingExtraError
+from gro import reports
+from gro.drawing import figure, literal, svg
+from gro.errors import MissingExtraError
+from gro.reports import environment
 
 
 def write(folder: Path, report: Mapping[str, Any]) -> None:
@@ -21,15 +20,11 @@ def write(folder: Path, report: Mapping[str, Any]) -> None:
         DataError: the folder cannot be written.
     """
     picture = _drawn(report)
-    text = _environment().get_template("ratelimit.md.jinja").render(**report, drawn=bool(picture))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        (folder / "report.md").write_text(text, encoding="utf-8")
-        if picture:
-            (folder / "curve.svg").write_text(picture, encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"{folder}: the report cannot be written: {error.strerror or error}") from None
+    made = environment("gro.audit")
+    made.filters["amount"] = amount
+    text = made.get_template("ratelimit.md.jinja").render(**report, drawn=bool(picture))
+    files = {"report.json": json.dumps(report, indent=1) + "\n", "report.md": text}
+    reports.write(folder, files | ({"curve.svg": picture} if picture else {}))
 
 
 def curve(report: Mapping[str, Any]) -> str:
@@ -59,18 +54,6 @@ def curve(report: Mapping[str, Any]) -> str:
 def amount(value: float) -> str:
     """Return a number with three figures or more: ``0.0125``, ``3.14``, ``12,345``."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("gro.audit"),
-        autoescape=select_autoescape(),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": percent, "amount": amount, "cell": cell}
-    return environment
 
 
 def _drawn(report: Mapping[str, Any]) -> str:

@@ -9,11 +9,27 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module, metadata
+from types import ModuleType
 from typing import Any
 
 from cyclopts import App, CycloptsError
 
+from gro.audit.drill.settings import DrillCommand
 from gro.cli.flags import function
+from gro.cli.guard.settings import (
+    AccountsCommand,
+    BenchCommand,
+    CalibrateCommand,
+    CheckCommand,
+    CreateKeyCommand,
+    HoldCommand,
+    InitCommand,
+    ListKeysCommand,
+    ReleaseCommand,
+    RevokeKeyCommand,
+    RotateKeyCommand,
+    VerifyCommand,
+)
 from gro.cli.settings import ConfigFile, DataPath, DemoCommand, Output, RecBoleFile, merge
 from gro.config import (
     AttackCommand,
@@ -23,10 +39,12 @@ from gro.config import (
     RateLimitCommand,
     RedteamCommand,
     ReproduceCommand,
+    ServeCommand,
     Settings,
     TrainCommand,
 )
-from gro.errors import ConfigError
+from gro.errors import ConfigError, MissingExtraError
+from gro.service.analysis.settings import AnalyseCommand
 from gro_surrogates.settings import ThiefSettings
 
 
@@ -88,6 +106,13 @@ COMMANDS = {
         (ConfigFile,),
         "run",
     ),
+    "serve": Command(
+        "gro.cli.serve:serve",
+        "Serve a run over HTTP, behind its defence and a guard.",
+        (ServeCommand,),
+        (ConfigFile,),
+        "run",
+    ),
     "frontier": Command(
         "gro.cli.machine:frontier",
         "Put defences on a plain target, play a suite against each, draw utility against the worst copy.",
@@ -102,9 +127,95 @@ COMMANDS = {
         (ConfigFile,),
         "card",
     ),
+    "guard init": Command(
+        "gro.cli.guard.setup:init",
+        "Write the settings of a guard, its secret and an empty key file into a folder.",
+        (InitCommand,),
+        positional="folder",
+    ),
+    "guard check": Command(
+        "gro.cli.guard.setup:check",
+        "Say what a guard's settings do; exit with 1 where nobody could get in.",
+        (CheckCommand,),
+        positional="guard",
+    ),
+    "guard calibrate": Command(
+        "gro.cli.guard.records:calibrate",
+        "Learn from a clean query log what people do, at a stated rate of false alarms.",
+        (CalibrateCommand,),
+        (ConfigFile,),
+        "log",
+    ),
+    "guard verify": Command(
+        "gro.cli.guard.records:verify",
+        "Check that no entry of an audit log was changed, taken out or cut off.",
+        (VerifyCommand,),
+        positional="log",
+    ),
+    "guard accounts": Command(
+        "gro.cli.guard.operate:accounts",
+        "List the accounts of a running guard that an alarm or a rule holds, or show one.",
+        (AccountsCommand,),
+        positional="account",
+    ),
+    "guard hold": Command(
+        "gro.cli.guard.operate:hold",
+        "Put an account of a running guard into a state.",
+        (HoldCommand,),
+        positional="account",
+    ),
+    "guard release": Command(
+        "gro.cli.guard.operate:release",
+        "Return an account of a running guard to the normal state.",
+        (ReleaseCommand,),
+        positional="account",
+    ),
+    "guard keys create": Command(
+        "gro.cli.guard.keys:create", "Make a key and print it, this once.", (CreateKeyCommand,), positional="keys"
+    ),
+    "guard keys list": Command("gro.cli.guard.keys:listed", "List keys.", (ListKeysCommand,), positional="keys"),
+    "guard keys rotate": Command(
+        "gro.cli.guard.keys:rotate",
+        "Make a key in the place of another, which goes on for a while.",
+        (RotateKeyCommand,),
+        positional="keys",
+    ),
+    "guard keys revoke": Command(
+        "gro.cli.guard.keys:revoke", "End a key at once.", (RevokeKeyCommand,), positional="keys"
+    ),
     "bench": Command("gro.cli.machine:bench", "Measure speed and memory against the plain way of doing each thing."),
+    "logs analyse": Command(
+        "gro.cli.logs:analyse",
+        "Draw what a query log tells: who asked for what, and which accounts stand out.",
+        (AnalyseCommand,),
+        (ConfigFile,),
+        "log",
+    ),
+    "guard drill": Command(
+        "gro.cli.drill:drill",
+        "Hold a fire drill: a suite of thieves and real users, over HTTP, against the run behind a guard.",
+        (DrillCommand,),
+        (ConfigFile,),
+        "run",
+    ),
+    "guard bench": Command(
+        "gro.cli.guard.bench:bench",
+        "Measure the guard's cost under load against slowapi's, its memory, and a soak (Linux).",
+        (BenchCommand,),
+        (ConfigFile,),
+    ),
     "doctor": Command("gro.cli.machine:doctor", "Check whether this machine can do what the library promises."),
 }
+
+GROUPS = {
+    "guard": "Guard a ranking service: keys, calibration, operators' orders, audit log.",
+    "guard keys": "Make, list, rotate and revoke the API keys of a key file.",
+    "logs": "Read query logs: what was asked, what was shown, who stands out.",
+}
+"""What the commands of several words are about, by the words before the last; each after the one it belongs to."""
+
+SERVICE = ("starlette", "fastapi", "uvicorn", "jwt", "limits", "redis", "prometheus_client", "opentelemetry")
+"""Packages of the extra ``service``."""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -127,9 +238,15 @@ def build() -> App:
         help="Protect recommenders from model extraction: train them, rob them, measure what it costs and saves.",
         version=_version,
     )
+    apps = {"": app}
+    for name, doc in GROUPS.items():
+        within, _, last = name.rpartition(" ")
+        apps[name] = App(name=last, help=doc, sort_key=len(COMMANDS))
+        apps[within].command(apps[name])
     for place, (name, command) in enumerate(COMMANDS.items()):
         call = function(partial(_invoke, command), command.doc, command.flags, command.positional)
-        app.command(call, name=name, sort_key=place)
+        within, _, last = name.rpartition(" ")
+        apps[within].command(call, name=last, sort_key=place)
     return app
 
 
@@ -139,8 +256,17 @@ def _invoke(command: Command, given: dict[str, Any]) -> int:
     settings = merge(given, files, command.settings, command.positional)
     module, _, verb = command.verb.partition(":")
     with _logging(logging.WARNING if output.quiet else logging.INFO):
-        code: int = getattr(import_module(module), verb)(settings, output)
+        code: int = getattr(_module(module), verb)(settings, output)
     return code
+
+
+def _module(name: str) -> ModuleType:
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as missing:
+        if missing.name not in SERVICE:
+            raise
+        raise MissingExtraError(f"this command needs {missing.name}: pip install 'gro[service]'") from None
 
 
 def _take(given: dict[str, Any], cls: type[Settings]) -> dict[str, Any]:

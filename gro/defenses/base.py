@@ -56,6 +56,9 @@ class Part(Settings):
     reads_table: ClassVar[bool] = False
     """Whether the part works on the model's item table, so that it is refused before a model that has none."""
 
+    reads_secret: ClassVar[bool] = False
+    """Whether the part uses :attr:`Answer.secret`, on which then depends how well it protects."""
+
     @classmethod
     def name(cls) -> str:
         """What the part is called in a card: the value of its field "kind"."""

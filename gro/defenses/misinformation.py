@@ -30,6 +30,7 @@ class Misinformation(ListPart):
     """
 
     reads_states = True
+    reads_secret = True
 
     kind: Literal["misinformation"] = "misinformation"
     false_alarms: Annotated[float, Field(gt=0, lt=1)] = 0.02

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 
 import torch
 
@@ -24,7 +25,20 @@ def defence_of(artifact: Artifact) -> Defence | None:
     return None if table is None else parse(table, str(artifact.folder), str(artifact.manifest.settings.get("defence")))
 
 
-def served(artifact: Artifact, k: int, seed: int, device: torch.device) -> Recommender:
+def needs_secret(artifact: Artifact) -> bool:
+    """Whether the defence of an artifact hides behind a secret: noise of histories, false names, or an ensemble.
+
+    Raises:
+        ConfigError: this version does not know the defence.
+    """
+    defence = defence_of(artifact)
+    if defence is None:
+        return False
+    per_history = bool(defence.parts) and defence.noise == "per-history"
+    return per_history or bool(artifact.others) or any(part.reads_secret for part in defence.parts)
+
+
+def served(artifact: Artifact, k: int, seed: int, device: torch.device, secret: bytes | None = None) -> Recommender:
     """What answers behind the door of a service whose lists have ``k`` items before the defence.
 
     Args:
@@ -32,11 +46,14 @@ def served(artifact: Artifact, k: int, seed: int, device: torch.device) -> Recom
         k: list length before the defence.
         seed: of noise that is new in every call.
         device: where to answer.
+        secret: in place of the one that the artifact holds, for a service whose artifact others may have read.
 
     Raises:
         ConfigError: this version does not know the defence, or it cannot apply to lists of ``k``.
     """
     defence = defence_of(artifact)
+    if defence is not None and secret is not None:
+        defence = replace(defence, secret=secret.hex())
     model: Recommender = artifact.model.to(device)
     if artifact.others:
         model = KeyedEnsemble([artifact.model, *artifact.others], b"" if defence is None else defence.key).to(device)

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from gro.audit.pictures import figure, heat_map, literal, svg
+from gro.audit.pictures import heat_map
+from gro.drawing import figure, literal, svg
 from gro.experiments.run import load
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gro.audit.report import cell
 from gro.experiments.run import FIGURES, load
+from gro.reports import cell
 
 
 def write(results: Path) -> Path:

@@ -28,7 +28,7 @@ class Batcher:
         """Answer up to ``most`` histories together."""
         self._answer, self._most = answer, most
         self._waiting: list[tuple[Sequence[History], asyncio.Future[Lists]]] = []
-        self._held = 0
+        self._held, self._closed = 0, False
         self._worker: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="gro-model")
 
@@ -36,8 +36,10 @@ class Batcher:
         """Answer histories, in their order.
 
         Raises:
-            Refused: 503; so many wait that an answer would come too late.
+            Refused: 503; so many wait that an answer would come too late, or :meth:`close` was called.
         """
+        if self._closed:
+            raise Refused(503, "draining", "the service is shutting down; try again in a moment", {"Retry-After": "1"})
         if self._held and self._held + len(histories) > WAITING * self._most:
             raise Refused(503, "busy", "the service is busy; try again in a moment", {"Retry-After": "1"})
         future: asyncio.Future[Lists] = asyncio.get_running_loop().create_future()
@@ -45,29 +47,32 @@ class Batcher:
         self._held += len(histories)
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
-        return await future
+        try:
+            return await future
+        finally:
+            self._held -= len(histories)
 
     async def close(self) -> None:
-        """Answer what waits, then let the thread go."""
+        """Answer what waits and nothing more, then let the thread go."""
+        self._closed = True
         if self._worker is not None:
             await self._worker
         self._thread.shutdown()
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
-        while self._waiting:
-            taken = self._take()
+        while taken := self._take():
             histories = [history for asked, _ in taken for history in asked]
             try:
                 lists = await loop.run_in_executor(self._thread, self._answer, histories)
             except Exception as error:  # noqa: BLE001 -- it is each caller's, not the worker's
                 _settle(taken, error)
                 continue
-            finally:
-                self._held -= len(histories)
             _settle(taken, lists)
 
     def _take(self) -> list[tuple[Sequence[History], asyncio.Future[Lists]]]:
+        """The next batch; whose caller has gone is left out."""
+        self._waiting = [(histories, future) for histories, future in self._waiting if not future.done()]
         size, end = 0, 0
         for histories, _ in self._waiting:
             if end and size + len(histories) > self._most:

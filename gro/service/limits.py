@@ -51,7 +51,7 @@ class Scope(StrEnum):
     @property
     def own(self) -> bool:
         """Whether it counts one account's calls alone: what a throttle shrinks and an answer may tell."""
-        return self in {Scope.KEY, Scope.ACCOUNT}
+        return self is Scope.KEY or self is Scope.ACCOUNT
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import math
 import os
 import stat
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -19,6 +20,10 @@ LONGEST: Final = 1024
 """Characters of a string that are kept: those that Elasticsearch indexes of a keyword (``ignore_above``)."""
 WAITING: Final = 16 << 20
 """Bytes of lines that may wait to be written, by default."""
+GATHERED: Final = 0.01
+"""Seconds for which lines are gathered, so that requests do not share the interpreter with a thread for each line."""
+TOGETHER: Final = 1 << 14
+"""Bytes from which no more lines are written together."""
 _COMPACT: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 
@@ -118,7 +123,8 @@ class Lines:
             if fits:
                 self._queue.append(line)
                 self._bytes += len(line)
-                self._changed.notify_all()
+                if len(self._queue) == 1:
+                    self._changed.notify_all()
         if not fits:
             self._count(1)
 
@@ -148,34 +154,49 @@ class Lines:
                 self._changed.wait_for(lambda: self._queue or self._closing)
                 if not self._queue:
                     return
-                line = self._queue.popleft()
-            self._put(line)
-            with self._changed:
-                self._bytes -= len(line)
-                self._changed.notify_all()
-
-    def _put(self, line: bytes) -> None:
-        try:
-            self._append(line)
-        except OSError:
-            self._count(1)
-            return
-        if unreported := self._unreported:
-            with suppress(OSError):
-                self._append(self._report(unreported))
+            time.sleep(GATHERED)
+            while lines := self._taken():
+                self._put(lines)
                 with self._changed:
-                    self._unreported -= unreported
+                    self._bytes -= sum(map(len, lines))
+                    self._changed.notify_all()
 
-    def _append(self, line: bytes) -> None:
-        if not line:
-            return
-        if self._path:
-            self._follow()
-        data = memoryview((b"\n" if self._torn else b"") + line + b"\n")
-        while data:
-            written = os.write(self._descriptor, data)
-            self._torn = written < len(data)
-            data = data[written:]
+    def _taken(self) -> list[bytes]:
+        """The next lines, those that are written together."""
+        lines: list[bytes] = []
+        size = 0
+        with self._changed:
+            while self._queue and size < TOGETHER:
+                lines.append(self._queue.popleft())
+                size += len(lines[-1])
+        return lines
+
+    def _put(self, lines: list[bytes]) -> None:
+        """Write lines; one that cannot be written is lost, and the next ones are tried."""
+        while lines:
+            whole = self._append(lines)
+            if whole < len(lines):
+                self._count(1)
+            elif unreported := self._unreported:
+                report = self._report(unreported)
+                if not report or self._append([report]):
+                    with self._changed:
+                        self._unreported -= unreported
+            lines = lines[whole + 1 :]
+
+    def _append(self, lines: list[bytes]) -> int:
+        """Append lines, and say how many of them then stand there whole."""
+        data, done, mended = b"", 0, False
+        with suppress(OSError):
+            if self._path:
+                self._follow()
+            mended = self._torn
+            data = b"\n" * mended + b"".join(line + b"\n" for line in lines)
+            while done < len(data):
+                done += os.write(self._descriptor, memoryview(data)[done:])
+        if done:
+            self._torn = data[done - 1 : done] != b"\n"
+        return max(0, data.count(b"\n", 0, done) - mended)
 
     def _follow(self) -> None:
         """Have the file open that has the name now."""

@@ -112,6 +112,11 @@ class Responses:
         """Accounts that something holds."""
         return len(self._holds)
 
+    @property
+    def dry_run(self) -> bool:
+        """Whether what would be done is only told."""
+        return self._playbook.dry_run
+
     def __iter__(self) -> Iterator[str]:
         """Accounts that something holds."""
         return iter(list(self._holds))

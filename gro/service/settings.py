@@ -25,9 +25,9 @@ class MonitorSettings(Settings):
     calibration: Path
     """File that ``gro guard calibrate`` wrote."""
     accounts: PositiveInt = ACCOUNTS
-    """Most accounts that are remembered, at some 650 bytes each."""
+    """Most accounts that are remembered, at some 780 bytes each where names have 15 characters."""
     answers: PositiveInt = ANSWERS
-    """Latest answers that are remembered, at 412 bytes each."""
+    """Latest answers that are remembered, at 416 bytes each."""
 
 
 class ResponseSettings(Settings):
@@ -48,11 +48,21 @@ class EventSettings(Settings):
     """``service.name`` of every event."""
 
 
+class QuerySettings(Settings):
+    """Where calls are written, to calibrate on and to analyse later."""
+
+    path: Path
+    """File of the query log; see :mod:`gro.service.querylog`."""
+
+
 class GuardSettings(Settings):
     """All of the guard; a part that is not given is as its defaults say, and who is not known is not let in."""
 
     open: tuple[str, ...] = ("/health", "/ready")
     """Paths that anybody may see; every other path asks for a credential."""
+    console: Annotated[str, Field(pattern="^(/[A-Za-z0-9_-]+)?$")] = "/guard"
+    """Path under which sessions are opened and operators find accounts, events, metrics and the dashboard; empty:
+    nowhere."""
     keys: KeySettings | None = None
     tokens: TokenSettings | None = None
     sessions: SessionSettings | None = None
@@ -63,6 +73,7 @@ class GuardSettings(Settings):
     responses: ResponseSettings = ResponseSettings()
     privacy: PrivacySettings = PrivacySettings()
     events: EventSettings = EventSettings()
+    queries: QuerySettings | None = None
     audit: AuditSettings | None = None
 
 

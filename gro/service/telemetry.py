@@ -129,6 +129,16 @@ class Telemetry:
         """Say by what to count the accounts that the monitor remembers, whenever somebody looks."""
         self._watched.set_function(accounts)
 
+    def counts(self) -> dict[str, float]:
+        """Return every count and gauge, by its name and labels as Prometheus writes them."""
+        return {
+            "".join((sample.name, *(f'{{{name}="{value}"}}' for name, value in sample.labels.items()))): sample.value
+            for family in self.registry.collect()
+            if family.type in {"counter", "gauge"}
+            for sample in family.samples
+            if not sample.name.endswith("_created")
+        }
+
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
         """Return the metrics in the text format that ``accept``, the header of that name, asks for, and its type."""
         encoder, content_type = choose_encoder(accept)
@@ -203,6 +213,15 @@ class Traced:
             yield
         finally:
             self._elsewhere += self._timer() - begun
+
+    @contextmanager
+    def guarding(self) -> Iterator[None]:
+        """Count the time of the block, within that of :meth:`ranking`, as the guard's all the same."""
+        begun = self._timer()
+        try:
+            yield
+        finally:
+            self._elsewhere -= self._timer() - begun
 
     def answered(self, status: int, calls: int = 0, entries: int = 0) -> None:
         """Say that the request is answered, with so many lists of so many entries in all."""

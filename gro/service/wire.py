@@ -104,7 +104,7 @@ class Wire:
         except (ValueError, KeyError, TypeError, RecursionError):
             raise GroError(f"the response has no field '{self.settings.lists}' of lists") from None
 
-    def with_lists(self, body: bytes, lists: list[History]) -> bytes:
+    def with_lists(self, body: bytes, lists: Sequence[Sequence[int]]) -> bytes:
         """Return a response that :meth:`lists` can read with other lists in it."""
         fields = json.loads(body)
         name = self.settings.lists
@@ -134,12 +134,18 @@ def _upto(n_items: int | None) -> str:
 
 def _object(body: bytes) -> Mapping[str, Any]:
     try:
-        fields = json.loads(body, object_pairs_hook=_once)
+        fields = json.loads(body, object_pairs_hook=_once, parse_float=_number)
     except (ValueError, RecursionError):
         raise Refused(400, "not_json", "the body is not a JSON object in UTF-8, each field given once") from None
     if not isinstance(fields, dict):
         raise Refused(400, "not_json", "the body is not a JSON object in UTF-8, each field given once")
     return fields
+
+
+def _number(text: str) -> int | float:
+    """1.0 is an integer, as JSON Schema has it."""
+    number = float(text)
+    return int(number) if number.is_integer() else number
 
 
 def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,20 +1,35 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import httpx
 import numpy as np
 import numpy.typing as npt
 import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.routing import Route
 
+from gro.service.access.keys import KeySettings, KeyStore, start_key_file
+from gro.service.asgi import GuardMiddleware
+from gro.service.core import Role
+from gro.service.guard import Guard
 from gro.service.monitor.calibration import Calibration, calibrate
+from gro.service.monitor.files import write
+from gro.service.settings import GuardSettings, read_guard
 
 SERVER = "redis-server"
 N_ITEMS, GROUPS, K = 300, 10, 30
@@ -134,6 +149,132 @@ def calibration() -> Calibration:
     return calibrate(World(0).people(260))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def world() -> type[World]:
     return World
+
+
+SECRET = "0123456789abcdef" * 4
+CONFIG = """
+[keys]
+path = "{folder}/keys.json"
+
+[limits]
+policy = "{folder}/policy.toml"
+
+[wire]
+n_items = 300
+most_k = 30
+most_histories = 4
+
+[monitor]
+calibration = "{folder}/calibration.safetensors"
+answers = 4096
+
+[responses]
+playbook = "{folder}/playbook.toml"
+
+[sessions]
+
+[privacy]
+key_file = "{folder}/secret"
+
+[events]
+to = "{folder}/events.jsonl"
+
+[audit]
+path = "{folder}/audit.jsonl"
+key_file = "{folder}/secret"
+"""
+PLAYBOOK = """
+[[rule]]
+name = "alarm"
+when = { alarm = true }
+then = "decoy"
+for = "1h"
+
+[[rule]]
+name = "long alarm"
+when = { score = 1.0, for_calls = 15 }
+then = "suspend"
+for = "1h"
+"""
+POLICY = "[limits]\ncalls_per_day = 500\n"
+
+
+class Service:
+    """A guarded service, and what goes on in it."""
+
+    def __init__(self, folder: Path, calibration: Calibration, world: World) -> None:
+        self.folder, self.world = folder, world
+        for name, content in (("playbook.toml", PLAYBOOK), ("policy.toml", POLICY), ("guard.toml", CONFIG)):
+            (folder / name).write_text(content.replace("{folder}", str(folder)))
+        (folder / "secret").write_text(SECRET)
+        (folder / "secret").chmod(0o600)
+        write(folder / "calibration.safetensors", calibration)
+        start_key_file(folder / "keys.json")
+        self._keys = KeyStore(KeySettings(path=folder / "keys.json"))
+        self.asked = 0
+
+    def settings(self) -> GuardSettings:
+        return read_guard(self.folder / "guard.toml")
+
+    def key(self, account: str, *roles: Role) -> str:
+        return self._keys.create(account, roles or (Role.RANK,), 3600.0, time.time())[1]
+
+    def app(self) -> Starlette:
+        """The team's own service, which knows nothing of a guard."""
+
+        async def rank(request: Request) -> JSONResponse:
+            body = await request.json()
+            self.asked += 1
+            lists = [self.world.answer(np.array(history)).tolist() for history in body["histories"]]
+            return JSONResponse({"lists": lists, "model": "m"})
+
+        async def whoever(request: Request) -> PlainTextResponse:
+            return PlainTextResponse("well")
+
+        routes = [Route("/rank", rank, methods=["POST"]), Route("/health", whoever), Route("/stats", whoever)]
+        return Starlette(routes=routes)
+
+    @contextlib.contextmanager
+    def served(self, app: Any) -> Iterator[str]:
+        """A real server on a free loopback port."""
+        listening = socket.socket(proto=socket.IPPROTO_TCP)  # which asyncio takes as leave not to gather small packets
+        listening.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+    def logged(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.folder / "events.jsonl").read_text().splitlines()]
+
+    def events(self, action: str) -> list[dict[str, Any]]:
+        return [event for event in self.logged() if event["event"]["action"] == action]
+
+    def refusals(self) -> list[dict[str, Any]]:
+        return [event for event in self.logged() if "code" in event["event"]]
+
+
+@pytest.fixture
+def service(tmp_path: Path, calibration: Calibration, world: type[World]) -> Service:
+    return Service(tmp_path, calibration, world(30))
+
+
+@pytest.fixture
+def guard(service: Service) -> Guard:
+    return Guard(service.settings())
+
+
+@pytest.fixture
+def client(service: Service, guard: Guard) -> Iterator[httpx.Client]:
+    app = GuardMiddleware(service.app(), guard, ("/rank",), {"/stats": Role.AUDIT})
+    with service.served(app) as url, httpx.Client(base_url=url) as client:
+        yield client

@@ -1,153 +1,33 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import socket
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-import uvicorn
 from starlette.applications import Starlette
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from gro.service.access.keys import KeySettings, KeyStore, start_key_file
+from gro.errors import ConfigError
 from gro.service.asgi import GuardMiddleware
 from gro.service.core import Role
 from gro.service.guard import Guard
-from gro.service.monitor.calibration import Calibration
+from gro.service.monitor.calibration import calibrate
 from gro.service.monitor.files import write
 from gro.service.playbook import State
-from gro.service.settings import GuardSettings, read_guard
+from gro.service.privacy import Privacy, PrivacySettings
+from gro.service.querylog import Call, QueryLog
+from gro.service.settings import QuerySettings
+from gro.service.wire import WireSettings
 
+Service = Any
 World = Any
 SECRET = "0123456789abcdef" * 4
-CONFIG = """
-[keys]
-path = "{folder}/keys.json"
-
-[limits]
-policy = "{folder}/policy.toml"
-
-[wire]
-n_items = 300
-most_k = 30
-most_histories = 4
-
-[monitor]
-calibration = "{folder}/calibration.safetensors"
-answers = 4096
-
-[responses]
-playbook = "{folder}/playbook.toml"
-
-[privacy]
-key_file = "{folder}/secret"
-
-[events]
-to = "{folder}/events.jsonl"
-
-[audit]
-path = "{folder}/audit.jsonl"
-key_file = "{folder}/secret"
-"""
-PLAYBOOK = """
-[[rule]]
-name = "alarm"
-when = { alarm = true }
-then = "decoy"
-for = "1h"
-
-[[rule]]
-name = "long alarm"
-when = { score = 1.0, for_calls = 15 }
-then = "suspend"
-for = "1h"
-"""
-POLICY = "[limits]\ncalls_per_day = 500\n"
-
-
-class Service:
-    """A guarded service, and what goes on in it."""
-
-    def __init__(self, folder: Path, calibration: Calibration, world: World) -> None:
-        self.folder, self.world = folder, world
-        for name, content in (("playbook.toml", PLAYBOOK), ("policy.toml", POLICY), ("guard.toml", CONFIG)):
-            (folder / name).write_text(content.replace("{folder}", str(folder)))
-        (folder / "secret").write_text(SECRET)
-        (folder / "secret").chmod(0o600)
-        write(folder / "calibration.safetensors", calibration)
-        start_key_file(folder / "keys.json")
-        self._keys = KeyStore(KeySettings(path=folder / "keys.json"))
-        self.asked = 0
-
-    def settings(self) -> GuardSettings:
-        return read_guard(self.folder / "guard.toml")
-
-    def key(self, account: str, *roles: Role) -> str:
-        return self._keys.create(account, roles or (Role.RANK,), 3600.0, time.time())[1]
-
-    def app(self) -> Starlette:
-        """The team's own service, which knows nothing of a guard."""
-
-        async def rank(request: Request) -> JSONResponse:
-            body = await request.json()
-            self.asked += 1
-            lists = [self.world.answer(np.array(history)).tolist() for history in body["histories"]]
-            return JSONResponse({"lists": lists, "model": "m"})
-
-        async def whoever(request: Request) -> PlainTextResponse:
-            return PlainTextResponse("well")
-
-        routes = [Route("/rank", rank, methods=["POST"]), Route("/health", whoever), Route("/stats", whoever)]
-        return Starlette(routes=routes)
-
-    def events(self, action: str) -> list[dict[str, Any]]:
-        lines = (self.folder / "events.jsonl").read_text().splitlines()
-        return [event for event in map(json.loads, lines) if event["event"]["action"] == action]
-
-
-@contextmanager
-def served(app: Any) -> Iterator[str]:
-    """A real server on a free loopback port."""
-    listening = socket.socket()
-    listening.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
-
-
-@pytest.fixture
-def service(tmp_path: Path, calibration: Calibration, world: Callable[[int], World]) -> Service:
-    return Service(tmp_path, calibration, world(30))
-
-
-@pytest.fixture
-def guard(service: Service) -> Guard:
-    return Guard(service.settings())
-
-
-@pytest.fixture
-def client(service: Service, guard: Guard) -> Iterator[httpx.Client]:
-    app = GuardMiddleware(service.app(), guard, ("/rank",), {"/stats": Role.AUDIT})
-    with served(app) as url, httpx.Client(base_url=url) as client:
-        yield client
-    asyncio.run(guard.close())
 
 
 def bearer(key: str) -> dict[str, str]:
@@ -200,10 +80,111 @@ def test_what_is_no_question_never_reaches_the_service(service: Service, client:
     assert service.asked == 0
 
 
+def test_what_is_not_named_is_not_there(service: Service, client: httpx.Client) -> None:
+    """Another way to the lists than the one that is watched is none."""
+    key = bearer(service.key("anna"))
+    for path in ("/rank/", "/Rank", "//rank", "/nowhere"):
+        answer = client.post(path, json={"histories": [[1]]}, headers=key)
+        assert (answer.status_code, answer.json()["error"]) == (404, "path_unknown")
+    answer = client.get("/rank", headers=key)
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    assert service.asked == 0
+
+
+def test_every_refusal_is_an_event(service: Service, guard: Guard, client: httpx.Client) -> None:
+    anna, question = bearer(service.key("anna")), {"histories": [[1]]}
+    client.post("/rank", json=question)
+    client.post("/rank", json=question, headers=bearer(service.key("otto", Role.AUDIT)))
+    client.post("/rank", content=b"{", headers=anna)
+    client.post("/rank", content=b" " * (1 << 21), headers=anna)
+    client.post("/nowhere", headers=anna)
+    client.get("/rank", headers=anna)
+    guard.responses.hold("anna", State.SUSPEND, "otto", "x")
+    client.post("/rank", json=question, headers=anna)
+    assert guard.logs.flush()
+    refused = [(event["event"]["code"], event["http"]["response"]["status_code"]) for event in service.refusals()]
+    assert refused == [
+        ("credential_missing", 401),
+        ("role_missing", 403),
+        ("not_json", 400),
+        ("body_too_large", 413),
+        ("path_unknown", 404),
+        ("method_unknown", 405),
+        ("account_suspended", 403),
+    ]
+
+
+def test_an_answer_that_would_be_compressed_is_read_all_the_same(service: Service, guard: Guard) -> None:
+    app = GZipMiddleware(service.app(), minimum_size=1)
+    with service.served(GuardMiddleware(app, guard, ("/rank",))) as url:
+        answer = httpx.post(f"{url}/rank", json={"histories": [[7]]}, headers=bearer(service.key("anna")))
+    assert answer.json()["lists"] == [service.world.answer(np.array([7])).tolist()]
+
+
+def test_padding_is_no_item(service: Service, guard: Guard) -> None:
+    async def short(request: Request) -> JSONResponse:
+        return JSONResponse({"lists": [[5, 6, 0, 0]]})
+
+    settings = service.settings().model_copy(update={"queries": QuerySettings(path=service.folder / "queries.jsonl")})
+    app = Starlette(routes=[Route("/rank", short, methods=["POST"])])
+    with service.served(GuardMiddleware(app, Guard(settings), ("/rank",))) as url:
+        answer = httpx.post(f"{url}/rank", json={"histories": [[7]]}, headers=bearer(service.key("anna")))
+    assert answer.json() == {"lists": [[5, 6, 0, 0]]}
+    [call] = QueryLog(service.folder / "queries.jsonl")
+    assert (call.account, len(call.history), len(call.listed)) == ("anna", 1, 2)
+
+
+def test_the_guard_s_time_is_not_the_service_s(service: Service, guard: Guard) -> None:
+    async def slow(request: Request) -> JSONResponse:
+        await asyncio.sleep(0.2)
+        return JSONResponse({"lists": [[1]]})
+
+    app = Starlette(routes=[Route("/rank", slow, methods=["POST"])])
+    with service.served(GuardMiddleware(app, guard, ("/rank",))) as url:
+        httpx.post(f"{url}/rank", json={"histories": [[7]]}, headers=bearer(service.key("anna")))
+    [overhead] = [
+        sample.value
+        for family in guard.telemetry.registry.collect()
+        for sample in family.samples
+        if sample.name == "gro_overhead_seconds_sum"
+    ]
+    assert 0 < overhead < 0.2
+
+
+def test_a_log_with_hashed_items_calibrates_the_guard_that_wrote_it(service: Service, world: type[World]) -> None:
+    """What the monitor says is the same as with the ids themselves, and another secret is told at the start."""
+    people = world(0).people(260)
+    hashed = Privacy(PrivacySettings(), SECRET.encode()).items()
+    named = [
+        replace(call, history=np.array(hashed(call.history)), listed=np.array(hashed(call.listed))) for call in people
+    ]
+    scores = []
+    for log in (people, named):
+        write(service.folder / "calibration.safetensors", calibrate(log))
+        guard = Guard(service.settings().model_copy(update={"audit": None}))
+        assert guard.watchman is not None
+        random = np.random.default_rng(3)
+        calls = [(random.integers(1, 301, 12), random.integers(1, 301, 30)) for _ in range(30)]
+        scores.append([guard.watchman.observe(Call(60.0 * at, "x", *ids))[0].score for at, ids in enumerate(calls)])
+        assert guard.watchman.alarms == ("x",)
+    assert np.mean(scores[0]) == pytest.approx(np.mean(scores[1]), rel=0.2)
+    (service.folder / "secret").write_text("another" * 10)
+    with pytest.raises(ConfigError, match="hashed with another secret"):
+        Guard(service.settings().model_copy(update={"audit": None}))
+
+
+@pytest.mark.parametrize("missing", ["wire", "privacy"])
+def test_a_playbook_with_decoys_is_refused_where_there_can_be_none(service: Service, missing: str) -> None:
+    settings = service.settings()
+    without = {"wire": WireSettings(most_k=30), "privacy": PrivacySettings(items="given")}[missing]
+    with pytest.raises(ConfigError, match="answers with decoys: they take 'n_items'"):
+        Guard(settings.model_copy(update={missing: without, "audit": None}))
+
+
 def test_a_batch_is_charged_by_its_histories_and_refused_whole(service: Service) -> None:
     (service.folder / "policy.toml").write_text("[limits]\ncalls_per_day = 7\n")
     key = bearer(service.key("anna"))
-    with served(GuardMiddleware(service.app(), Guard(service.settings()), ("/rank",))) as url:
+    with service.served(GuardMiddleware(service.app(), Guard(service.settings()), ("/rank",))) as url:
         asked = [httpx.post(f"{url}/rank", json={"histories": [[1]] * n}, headers=key) for n in (4, 4, 3, 1)]
     assert [answer.status_code for answer in asked] == [200, 429, 200, 429]
     assert asked[1].json()["error"] == "account_calls_per_day"
@@ -235,8 +216,9 @@ def test_a_thief_is_flagged_fed_decoys_suspended_and_released(
     operator = guard.identify(
         [(b"x-api-key", service.key("otto", Role.OPERATE).encode())], None, "POST", "/", Role.OPERATE
     )
-    guard.release(operator, "thief", "a test of our own")
+    asyncio.run(guard.release(operator, "thief", "a test of our own"))
     assert client.post("/rank", json={"histories": [[1]]}, headers=key).status_code == 200
+    assert guard.logs.flush()
     moves = [event["gro"]["state"] for event in service.events("playbook-transition")]
     assert [move["after"] for move in moves] == ["decoy", "suspend", "normal"]
 
@@ -257,7 +239,7 @@ def test_a_service_that_gives_no_lists_is_not_passed_on(service: Service, guard:
         return JSONResponse(given)
 
     app = Starlette(routes=[Route("/rank", broken, methods=["POST"])])
-    with served(GuardMiddleware(app, guard, ("/rank",))) as url:
+    with service.served(GuardMiddleware(app, guard, ("/rank",))) as url:
         answer = httpx.post(f"{url}/rank", json={"histories": [[1]]}, headers=bearer(service.key("anna")))
     assert (answer.status_code, answer.json()["error"]) == (502, "answer_unreadable")
 
@@ -267,7 +249,7 @@ def test_secrets_are_in_no_log(service: Service, client: httpx.Client, guard: Gu
     client.post("/rank", json={"histories": [[1]]}, headers=bearer(key))
     client.post("/rank", json={"histories": [[1]]}, headers=bearer(key + "x"))
     client.get("/stats", headers=bearer(key))
-    asyncio.run(guard.close())
+
     for path in service.folder.glob("*.jsonl"):
         text = path.read_text()
         assert key.split("_")[2] not in text

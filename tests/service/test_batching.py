@@ -111,3 +111,37 @@ def test_more_than_can_wait_is_refused_at_once() -> None:
         return refused.value.status
 
     assert asyncio.run(ask()) == 503
+
+
+def test_nobody_is_answered_who_has_gone() -> None:
+    model = Model(0.05)
+
+    async def ask() -> None:
+        batcher = Batcher(model, 4)
+        first, gone, last = (asyncio.create_task(batcher.ask([[n]])) for n in (1, 2, 3))
+        await asyncio.sleep(0.01)
+        gone.cancel()
+        late = asyncio.create_task(batcher.ask([[4]]))
+        late_and_gone = asyncio.create_task(batcher.ask([[5]]))
+        await asyncio.sleep(0)
+        late_and_gone.cancel()
+        assert tuple(await asyncio.gather(first, last, late)) == ([[1]], [[3]], [[4]])
+        await batcher.close()
+
+    asyncio.run(ask())
+    assert model.batches == [3, 1]
+
+
+def test_what_waits_is_answered_before_the_end_and_nothing_is_taken_in_after_it() -> None:
+    async def ask() -> tuple[list[list[list[int]]], int]:
+        batcher = Batcher(Model(0.02), 1)
+        waiting = [asyncio.create_task(batcher.ask([[n]])) for n in range(1, 5)]
+        await asyncio.sleep(0)
+        ending = asyncio.create_task(batcher.close())
+        await asyncio.sleep(0)
+        with pytest.raises(Refused) as refused:
+            await batcher.ask([[9]])
+        await ending
+        return await asyncio.gather(*waiting), refused.value.status
+
+    assert asyncio.run(ask()) == ([[[n]] for n in range(1, 5)], 503)

@@ -29,6 +29,10 @@ def refusal(content: bytes) -> Refused:
     return caught.value
 
 
+def test_a_whole_number_is_an_integer_however_it_is_written() -> None:
+    assert WIRE.question(b'{"histories": [[1.0, 2e0]], "k": 3.0}') == Question([[1, 2]], 3)
+
+
 @given(histories, st.none() | st.integers(1, 10))
 def test_a_question_is_read_as_it_was_asked(asked: list[list[int]], k: int | None) -> None:
     fields = {"histories": asked} | ({} if k is None else {"k": k})
@@ -71,7 +75,7 @@ def test_bytes_are_refused_or_a_question(sent: bytes) -> None:
         [[]],
         [0],
         [51],
-        [1.0],
+        [1.5],
         ["1"],
         [True],
         [None],
@@ -92,7 +96,7 @@ def test_histories_that_are_none_are_refused_and_told_what_would_be_right(asked:
     assert told.detail.startswith("histories")
 
 
-@pytest.mark.parametrize("k", [0, -1, 11, 1.0, "1", True, None, [1]])
+@pytest.mark.parametrize("k", [0, -1, 11, 1.5, "1", True, None, [1]])
 def test_a_length_that_is_none_is_refused(k: object) -> None:
     assert "k is 1 to 10" in refusal(body(histories=[1], k=k)).detail
 

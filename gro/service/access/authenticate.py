@@ -95,6 +95,14 @@ class Authenticator:
         return self._keys is not None and self._keys.stands(credential, now)
 
 
+def bearer(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """Return what a request shows as its bearer token; empty where it shows none."""
+    for name, value in headers:
+        if name.lower() == b"authorization" and (shown := BEARER.fullmatch(value)):
+            return shown[1].decode("ascii")
+    return ""
+
+
 def require(principal: Principal, role: Role) -> None:
     """Let a principal through that has the role.
 

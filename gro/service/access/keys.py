@@ -128,10 +128,17 @@ class KeyStore:
         Raises:
             ConfigError: a name, the roles or the time is not one a key can have, or the file cannot be written.
         """
-        key, presented = _draw(account, roles, expires_in, now, label)
+        return self.create_all((account,), roles, expires_in, now, label)[0]
+
+    def create_all(
+        self, accounts: Iterable[str], roles: Iterable[Role], expires_in: float, now: float, label: str = ""
+    ) -> tuple[tuple[Key, str], ...]:
+        """Make a key for each account, in one change to the file; otherwise as :meth:`create`."""
+        granted = frozenset(roles)
+        made = tuple(_draw(account, granted, expires_in, now, label) for account in accounts)
         with self._changing() as keys:
-            keys[key.id] = key
-        return key, presented
+            keys |= {key.id: key for key, _ in made}
+        return made
 
     def rotate(self, key_id: str, overlap: float, expires_in: float, now: float) -> tuple[Key, str]:
         """Make a key like this one, which itself works for ``overlap`` more seconds, or until it expires.

@@ -13,6 +13,7 @@ ASVS 5.0: 4.1.3 and 15.3.4 (a client cannot set what limits and logs know it by)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Literal
 
@@ -25,6 +26,8 @@ PREFIXES = {4: 32, 6: 64}
 """Bits of an address that tell clients apart: in IPv6 a single subscriber has at least a /64 (RFC 6177)."""
 UNKNOWN = "unknown"
 """The network of connections without an address, such as a Unix socket's: they share one limit."""
+RECENT = 4_096
+"""Clients whose network is remembered."""
 Hops = Callable[[Sequence[str]], list[str]]
 READERS: Mapping[str, Hops] = {"X-Forwarded-For": x_forwarded_for, "Forwarded": forwarded}
 
@@ -78,6 +81,7 @@ def client_address(
     return at
 
 
+@lru_cache(RECENT)
 def limit_key(client: Address | None) -> str:
     """The network that a client's limit is kept by: ``192.0.2.1/32``, ``2001:db8::/64``, or ``unknown``."""
     return UNKNOWN if client is None else str(ip_network((client, PREFIXES[client.version]), strict=False))

@@ -1,8 +1,9 @@
-"""What is remembered of an account: some 550 bytes, whatever it does, and a cache of recent answers that all share."""
+"""What is remembered of an account: 608 bytes, whatever it does, and a cache of recent answers that all share."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -37,21 +38,23 @@ SECOND: Final = 1.0
 
 ACCOUNT: Final = np.dtype(
     [
-        *((name, np.int32) for name in ("calls", "sent", "entries", "picks", "listed", "judged", "gaps")),
-        *((name, np.int32) for name in ("fresh", "repeated", "foreign")),
-        *((name, np.float64) for name in ("rank", "plausible", "pace")),
-        ("distances", np.float64, 5),
-        ("items", np.uint64, sketches.BITS // 64),
-        ("shown", np.uint64, sketches.BITS // 64),
+        ("tallies", np.float64, (len(FEATURES), 2)),
+        ("moments", np.float64, 4),
         ("last", np.float64),
         ("score", np.float64),
         ("end", np.uint64),
-        ("begun", np.int32),
+        ("items", np.uint8, sketches.BITS // 8),
+        ("shown", np.uint8, sketches.BITS // 8),
         ("signatures", np.uint16, (REMEMBERED, sketches.SIGNATURE)),
+        ("calls", np.int32),
+        ("begun", np.int32),
     ]
 )
+"""Tallies are, for each of :data:`FEATURES` in their order, a sum and the number of observations that it rests on."""
 KEPT: Final = ("last", "score", "end", "begun", "signatures")
 """Fields that say where an account stands; the others are counts, which begin anew from time to time."""
+_SPREAD, _REVEALED, _REGULAR = (tuple(FEATURES).index(name) for name in ("spread", "revealed", "regular"))
+_SHORT, _ONE = np.uint64(32), np.uint64(1)
 Record = np.void
 Values = npt.NDArray[np.float64]
 
@@ -62,27 +65,30 @@ class Answers:
     def __init__(self, slots: int, longest: int = 100) -> None:
         """Remember ``slots`` lists of up to ``longest`` items."""
         self._ends = np.zeros(slots, np.uint64)
-        self._owners = np.full(slots, -1, np.int32)
+        self._owners = np.zeros(slots, np.int64)
         self._lists = np.zeros((slots, longest), np.uint32)
 
-    def find(self, ended: Hashes) -> tuple[int, int] | None:
+    def find(self, ended: Sequence[int]) -> tuple[int, int] | None:
         """Return ``(j, slot)`` for the first entry of ``ended`` that was answered."""
-        slots = (ended % np.uint64(len(self._ends))).astype(np.intp)
-        hits = np.flatnonzero((self._ends[slots] == ended) & (ended != 0))
-        return (int(hits[0]), int(slots[hits[0]])) if len(hits) else None
+        for j, end in enumerate(ended):
+            slot = end % len(self._ends)
+            if end and self._ends.item(slot) == end:
+                return j, slot
+        return None
 
     def owner(self, slot: int) -> int:
-        """Number of the account that was answered last."""
-        return int(self._owners[slot])
+        """Hash of the account that was answered last."""
+        return self._owners.item(slot)
 
     def place(self, slot: int, item: np.uint64) -> int | None:
         """Rank of an item in the list that was answered, from 0."""
-        found = np.flatnonzero(self._lists[slot] == _short(item))
-        return int(found[0]) if len(found) else None
+        same = self._lists[slot] == _short(item)
+        place = int(same.argmax())
+        return place if same[place] else None
 
-    def put(self, ended: np.uint64, owner: int, listed: Hashes) -> None:
+    def put(self, ended: int, owner: int, listed: Hashes) -> None:
         """Remember an answer."""
-        slot = int(ended % np.uint64(len(self._ends)))
+        slot = ended % len(self._ends)
         self._ends[slot], self._owners[slot] = ended, owner
         row = self._lists[slot]
         row[:] = 0
@@ -90,68 +96,60 @@ class Answers:
 
 
 def observe(
-    account: Record, number: int, history: Items, listed: Items, now: float, answers: Answers, background: Background
+    account: Record, owner: int, history: Items, listed: Items, now: float, answers: Answers, background: Background
 ) -> None:
     """Take in a call.
 
     Args:
         account: the record that is changed, of type :data:`ACCOUNT`.
-        number: of the account among all.
+        owner: a hash that tells the account from others.
         history: item ids ``[L]``, oldest first.
-        listed: item ids ``[k]`` that were answered, best first.
+        listed: item ids ``[k]`` that were answered, best first; 0 where the list is padded.
         now: Unix seconds; what lies before the last call counts as no time at all.
         answers: of all accounts.
         background: what people do.
     """
-    history = history[-SEEN:]
-    sent, shown = mixed(history), mixed(listed)
-    ended = ends(sent)
-    found = answers.find(ended[1:])
-    own = np.flatnonzero((ended[1:] == account["end"]) & (ended[1:] != 0))
-    new = 1 + (found[0] if found else int(own[0]) if len(own) else len(history) - 1)
-    owner = number if len(own) or not found else answers.owner(found[1])
-    if found:
-        _picked(account, answers.place(found[1], sent[-new]), len(listed))
-    if not (found or len(own)):
-        _begun(account, sent)
-    elif owner != number and len(history) - new >= SHARED_PREFIX:
-        account["foreign"] += 1
+    history, listed = history[-SEEN:], listed[listed != 0]
+    hashes = mixed(np.concatenate((history, listed)))
+    sent, shown = hashes[: len(history)], hashes[len(history) :]
+    end, *before = ends(sent).tolist()
+    found, last = answers.find(before), int(account["end"])
+    own = before.index(last) if last and last in before else None
+    new = 1 + (found[0] if found else own if own is not None else len(history) - 1)
+    place = answers.place(found[1], sent[-new]) if found else None
+    others = found and own is None and answers.owner(found[1]) != owner
+    begun = None if found or own is not None else _begun(account, sent)
     plausible = background.plausibility(history, new)
-    if plausible is not None:
-        account["judged"] += 1
-        account["plausible"] += plausible
-    if account["last"]:
-        account["gaps"] += 1
-        account["pace"] += math.log(max(now - account["last"], SECOND))
+    gap = max(now - account["last"], SECOND) if account["last"] else None
+    seen = {
+        "listed": (place is not None, found is not None),
+        "rank": (0 if place is None else math.log1p(place) / math.log1p(max(len(listed), 2)), place is not None),
+        "plausible": (plausible or 0, plausible is not None),
+        "fresh": (begun is not None, 1),
+        "spread": (0, new),
+        "revealed": (0, len(listed)),
+        "repeated": (begun is not None and begun <= NEAR, 1),
+        "regular": (0, begun is not None),
+        "pace": (0 if gap is None else math.log(gap), gap is not None),
+        "foreign": (bool(others) and len(history) - new >= SHARED_PREFIX, 1),
+    }
+    tallies = account["tallies"]
+    tallies += tuple(seen.values())
     sketches.add(account["items"], sent[-new:])
     sketches.add(account["shown"], shown)
     account["calls"] += 1
-    account["sent"] += new
-    account["entries"] += len(listed)
     account["last"] = max(now, account["last"])
-    account["end"] = ended[0]
-    answers.put(ended[0], number, shown)
+    account["end"] = end
+    answers.put(end, owner, shown)
 
 
 def features(account: Record) -> tuple[Values, Values]:
     """Return the features ``[F]`` of an account and how many observations each rests on; 0 where there are none."""
-    calls, begun = int(account["calls"]), float(account["distances"][0])
-    sums = (
-        int(account["listed"]),
-        float(account["rank"]),
-        float(account["plausible"]),
-        int(account["fresh"]),
-        sketches.distinct(account["items"]),
-        sketches.distinct(account["shown"]),
-        int(account["repeated"]),
-        _regular(account["distances"]) * begun,
-        float(account["pace"]),
-        int(account["foreign"]),
-    )
-    picks, listed, judged, gaps = (int(account[name]) for name in ("picks", "listed", "judged", "gaps"))
-    support = (picks, listed, judged, calls, int(account["sent"]), int(account["entries"]), calls, begun, gaps, calls)
-    rests = np.array(support, np.float64)
-    return np.array(sums, np.float64) / np.maximum(rests, 1), rests
+    sums, rests = account["tallies"].T.copy()
+    sums[_SPREAD] = sketches.distinct(account["items"])
+    sums[_REVEALED] = sketches.distinct(account["shown"])
+    sums[_REGULAR] = rests[_REGULAR] * _regular(rests.item(_REGULAR), *account["moments"].tolist())
+    return sums / np.maximum(rests, 1), rests
 
 
 def restart(account: Record) -> None:
@@ -161,38 +159,34 @@ def restart(account: Record) -> None:
             account[name] = 0
 
 
-def _picked(account: Record, place: int | None, k: int) -> None:
-    account["picks"] += 1
-    if place is not None:
-        account["listed"] += 1
-        account["rank"] += math.log1p(place) / math.log1p(max(k, 2))
+def _begun(account: Record, sent: Hashes) -> float | None:
+    """Note a history that goes on with no earlier one.
 
-
-def _begun(account: Record, sent: Hashes) -> None:
-    """Note a history that goes on with no earlier one; an account's first is nothing to wonder at."""
+    Returns:
+        Its distance to the nearest of the last ones; ``None`` for an account's first, which is nothing to wonder at.
+    """
     begun, signatures, one = int(account["begun"]), account["signatures"], sketches.signature(sent)
-    if begun:
-        nearest = float(sketches.distances(signatures[: min(begun, REMEMBERED)], one).min())
-        account["fresh"] += 1
-        account["repeated"] += nearest <= NEAR
-        account["distances"] += nearest ** np.arange(5)
+    nearest = float(sketches.distances(signatures[:begun], one).min()) if begun else None
+    if nearest is not None:
+        moments = account["moments"]
+        moments += (nearest, nearest**2, nearest**3, nearest**4)
     signatures[begun % REMEMBERED] = one
     account["begun"] += 1
+    return nearest
 
 
-def _regular(moments: Values) -> float:
+def _regular(n: float, *moments: float) -> float:
     """Jarque and Bera's statistic per observation: far from normal is large (after Juuti et al., EuroS&P 2019)."""
-    n = moments[0]
     if n < 2:
         return 0.0
-    m1, m2, m3, m4 = moments[1:] / n
+    m1, m2, m3, m4 = (moment / n for moment in moments)
     variance = m2 - m1**2
     if variance <= 1e-9:
         return 0.0
     skew = (m3 - 3 * m1 * m2 + 2 * m1**3) / variance**1.5
     kurtosis = (m4 - 4 * m1 * m3 + 6 * m1**2 * m2 - 3 * m1**4) / variance**2
-    return float(np.log1p(skew**2 / 6 + (kurtosis - 3) ** 2 / 24))
+    return math.log1p(skew**2 / 6 + (kurtosis - 3) ** 2 / 24)
 
 
-def _short(hashes: Hashes | np.uint64) -> npt.NDArray[np.uint32]:
-    return np.asarray(hashes >> np.uint64(32)).astype(np.uint32) | np.uint32(1)
+def _short(hashes: Hashes | np.uint64) -> Hashes | np.uint64:
+    return hashes >> _SHORT | _ONE

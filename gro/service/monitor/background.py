@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Final, Self
 
 import numpy as np
@@ -61,23 +61,28 @@ class Background:
             well above a half, random histories at it. ``None`` where nothing can be said.
         """
         history = history[-(CONTEXT + new) :]
-        places = np.searchsorted(self.items, history).clip(max=len(self.items) - 1)
+        first = max(1, len(history) - new)
+        places = np.minimum(self.items.searchsorted(history), len(self.items) - 1)
         known = self.items[places] == history
-        found = [
-            self._share(places[context][known[context]], int(places[at]))
-            for at in range(max(1, len(history) - new), len(history))
-            if known[at] and known[(context := slice(max(0, at - CONTEXT), at))].any()
-        ]
-        return sum(found) / len(found) if found else None
+        context = _contexts(len(history))[first:]
+        told = known[first:] & (context @ known > 0)
+        if not (n := np.count_nonzero(told)):
+            return None
+        vectors = self.vectors.take(places, axis=0) * known[:, None]
+        liked = context @ vectors
+        above = np.sign(np.vecdot(liked, vectors[first:])[:, None] - liked @ self._compared.T)
+        above[self.references == places[first:, None]] = 0
+        return 0.5 + 0.5 * float((told @ above).sum()) / (n * len(self.references))
 
     @cached_property
     def _compared(self) -> Vectors:
         return self.vectors[self.references]
 
-    def _share(self, context: npt.NDArray[np.intp], item: int) -> float:
-        liked = self.vectors[context].sum(axis=0)
-        others, own = self._compared @ liked, self.vectors[item] @ liked
-        return (int((others < own).sum()) + 0.5 * int((others == own).sum())) / len(others)
+
+@cache
+def _contexts(length: int) -> Vectors:
+    """Ones where item ``j`` of a history is looked at for item ``i``: ``[length, length]``."""
+    return np.tri(length, k=-1, dtype=np.float32) - np.tri(length, k=-1 - CONTEXT, dtype=np.float32)
 
 
 def _counts(rows: list[npt.NDArray[np.intp]], n_items: int) -> sparse.csr_array:

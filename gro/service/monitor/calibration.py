@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol, TypeAlias
@@ -18,12 +18,10 @@ from gro.service.monitor.detector import FIRST, Detector, compared, due, fewest,
 from gro.service.monitor.hashing import Items, ends, mixed
 from gro.service.monitor.monitor import ACCOUNTS, ANSWERS, Monitor, Watch
 
-LONGEST: Final = 512
-"""Most calls that are judged together."""
 POINTS: Final = (8, 12, 18, 27, 40, 60, 90, 136, 204, 304, 448)
 """Numbers of calls after which clean accounts are described; each is one at which accounts are judged."""
 ENOUGH: Final = 30
-"""Accounts by which clean behaviour after some number of calls is described at least."""
+"""Accounts of each half by which clean behaviour after some number of calls is described at least."""
 Traces: TypeAlias = Mapping[str, Sequence[tuple[int, Values, Values]]]
 
 
@@ -77,10 +75,11 @@ class Calibration:
 def calibrate(
     log: Iterable[Call], false_alarms: float = 0.01, confidence: float = 0.9, ignored: Sequence[str] = ("pace",)
 ) -> Calibration:
-    """Calibrate on a log in which nobody is a thief; it is read four times, in order of time.
+    """Calibrate on a log in which nobody is a thief; it is read five times, in order of time.
 
     Each half of the accounts is judged by what the other half does; the highest score that an account ever reached is
-    one of the sample from which the threshold is taken. What is used in the end is learnt from both halves.
+    one of the sample from which the threshold is taken. What is used in the end is learnt from both halves. All three
+    describe accounts after the same numbers of calls, and counts begin anew after the last one, as in the monitor.
 
     Args:
         log: calls that can be read again and again.
@@ -93,15 +92,16 @@ def calibrate(
         DataError: the log holds too few accounts for that share, or too short ones.
     """
     histories = list(sequences(log))
+    points = _points(Counter(call.account for call in log))
     enough = fewest(false_alarms, confidence)
-    highest = [score for half in (False, True) for score in _strangers(log, histories, half, ignored)]
+    highest = [score for half in (False, True) for score in _strangers(log, histories, half, points, ignored)]
     if len(highest) < enough:
         raise DataError(
             f"the log holds {len(highest)} accounts of {FIRST} calls or more; {false_alarms:.2%} of false alarms at a "
             f"confidence of {confidence:.0%} take {enough}: give a longer log or another rate"
         )
     background = Background.fit(history for _, history in histories)
-    detector = _described(_traces(log, background).values(), ignored)
+    detector = _described(_traces(log, background, points[-1]).values(), points, ignored)
     threshold = tolerance(highest, false_alarms, confidence)
     return Calibration(background, replace(detector, threshold=threshold), false_alarms, confidence, len(highest))
 
@@ -129,21 +129,38 @@ def _grown(known: list[int], history: Items) -> int | None:
     return int(hits[0]) if len(hits) else None
 
 
+def _points(calls: Mapping[str, int]) -> Sequence[int]:
+    """The points that enough accounts of both halves reach, by the calls that each made."""
+    halves = [[made for name, made in calls.items() if _second(name) == half] for half in (False, True)]
+    reached = {point: min(sum(made >= point for made in half) for half in halves) for point in POINTS}
+    points = [point for point, accounts in reached.items() if accounts >= ENOUGH]
+    if len(points) < 2:
+        raise DataError(
+            f"{reached[POINTS[1]]} accounts of a half of the log made {POINTS[1]} calls; it takes {ENOUGH}: "
+            "give a longer log"
+        )
+    return points
+
+
 def _strangers(
-    log: Iterable[Call], histories: Sequence[tuple[str, Items]], half: bool, ignored: Sequence[str]
+    log: Iterable[Call],
+    histories: Sequence[tuple[str, Items]],
+    half: bool,
+    points: Sequence[int],
+    ignored: Sequence[str],
 ) -> Iterator[float]:
     """Yield the highest score of each account of one half under what the other half does."""
     background = Background.fit(history for name, history in histories if _second(name) != half)
-    traces = _traces(log, background)
-    detector = _described((trace for name, trace in traces.items() if _second(name) != half), ignored)
+    traces = _traces(log, background, points[-1])
+    detector = _described((trace for name, trace in traces.items() if _second(name) != half), points, ignored)
     for name, trace in traces.items():
         if _second(name) == half:
             yield max(detector.judge(values, rests, calls).score for calls, values, rests in trace)
 
 
-def _traces(log: Iterable[Call], background: Background) -> Traces:
+def _traces(log: Iterable[Call], background: Background, longest: int) -> Traces:
     """What the monitor would have judged of every account: calls, features, and what they rest on."""
-    watch = Watch(background, LONGEST)
+    watch = Watch(background, longest)
     traces = defaultdict[str, list[tuple[int, Values, Values]]](list)
     for call in log:
         record = watch.observe(call.account, call.history, call.listed, call.time)
@@ -152,24 +169,20 @@ def _traces(log: Iterable[Call], background: Background) -> Traces:
     return traces
 
 
-def _described(traces: Iterable[Sequence[tuple[int, Values, Values]]], ignored: Sequence[str]) -> Detector:
-    """Describe accounts after each number of calls that enough of them made."""
+def _described(
+    traces: Iterable[Sequence[tuple[int, Values, Values]]], points: Sequence[int], ignored: Sequence[str]
+) -> Detector:
+    """Describe accounts after each number of calls."""
     rows = defaultdict[int, list[Values]](list)
     for trace in traces:
         for made, values, rests in trace:
             rows[made].append(np.where(rests > 0, compared(values), np.nan))
-    calls = [point for point in POINTS if len(rows[point]) >= ENOUGH]
-    if len(calls) < 2:
-        raise DataError(
-            f"{len(rows[POINTS[1]])} accounts of a half of the log made {POINTS[1]} calls; it takes {ENOUGH}: "
-            "give a longer log"
-        )
     means, covariances = (
-        np.array(part) for part in zip(*(_moments(np.array(rows[point])) for point in calls), strict=True)
+        np.array(part) for part in zip(*(_moments(np.array(rows[point])) for point in points), strict=True)
     )
     out = [list(FEATURES).index(name) for name in ignored]
     covariances[:, out] = covariances[:, :, out] = 0
-    return Detector(np.array(calls, np.float64), means, covariances, math.inf, tuple(ignored))
+    return Detector(np.array(points, np.float64), means, covariances, math.inf, tuple(ignored))
 
 
 def _moments(values: Values) -> tuple[Values, Values]:

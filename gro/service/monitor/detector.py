@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
+from scipy.linalg.lapack import dgesv
 
 from gro.service.monitor.accounts import FEATURES, Values
 
@@ -27,7 +28,7 @@ RARE: Final = ("fresh", "repeated", "foreign")
 DOUBT: Final = np.array([0.5 if name in RARE else 0.25 for name in FEATURES])
 """Standard deviation of one observation as it is compared, which is added to that between accounts."""
 _SHARE, _RATIO = (np.array([name in names for name in FEATURES]) for names in (SHARES, RATIOS))
-_DIAGONAL: Final = np.diag_indices(len(FEATURES))
+_DOUBT: Final = DOUBT**2
 
 
 def due(calls: int) -> bool:
@@ -96,41 +97,48 @@ class Detector:
     def _counted(self) -> npt.NDArray[np.bool_]:
         return np.array([name not in self.ignored for name in FEATURES])
 
-    @property
+    @cached_property
     def longest(self) -> int:
         """Most calls that are judged together."""
         return int(self.calls[-1])
 
     def judge(self, values: Values, rests: Values, calls: int) -> Judgement:
         """Compare features ``[F]`` that rest on so many observations each with those of clean accounts."""
-        usual, covariance = self._usual(calls)
-        covariance[_DIAGONAL] += DOUBT**2 / np.maximum(rests, 1)
+        means, covariances = self._usual
+        at = min(calls, self.longest)
+        usual, covariance = means[at], covariances[at].copy()
+        variances = covariance.ravel()[:: len(usual) + 1]
+        variances += _DOUBT / np.maximum(rests, 1)
         off = np.where((rests > 0) & self._counted, compared(values) - usual, 0.0)
-        score = math.sqrt(max(float(off @ np.linalg.solve(covariance, off)), 0.0))
+        score = math.sqrt(max(float(off @ dgesv(covariance, off)[2]), 0.0))
         if score <= self.threshold:
             return Judgement(score, self.threshold)
-        off /= np.sqrt(covariance[_DIAGONAL])
+        off /= np.sqrt(variances)
         order = [int(at) for at in np.argsort(-np.abs(off)) if abs(off[at]) >= TELLING]
         names, natural = list(FEATURES), _natural(usual)
         reasons = (Reason(names[at], float(values[at]), float(natural[at]), float(off[at])) for at in order)
         return Judgement(score, self.threshold, tuple(reasons))
 
-    def _usual(self, calls: int) -> tuple[Values, Values]:
-        """Mean and covariance after a number of calls, between those of the points around it."""
-        place = float(np.interp(math.log(calls), np.log(self.calls), np.arange(len(self.calls))))
-        low = min(int(place), len(self.calls) - 2)
+    @cached_property
+    def _usual(self) -> tuple[Values, Values]:
+        """Means and covariances after 0, 1, ... :attr:`longest` calls, between those of the points around them."""
+        calls = np.maximum(np.arange(self.longest + 1), 1)
+        place = np.interp(np.log(calls), np.log(self.calls), np.arange(len(self.calls)))
+        low = np.minimum(place.astype(np.intp), len(self.calls) - 2)
         share = place - low
-        means, covariances = self.means, self.covariances
-        return (
-            (1 - share) * means[low] + share * means[low + 1],
-            (1 - share) * covariances[low] + share * covariances[low + 1],
-        )
+        return _between(self.means, low, share[:, None]), _between(self.covariances, low, share[:, None, None])
+
+
+def _between(of: Values, low: npt.NDArray[np.intp], share: Values) -> Values:
+    return (1 - share) * of[low] + share * of[low + 1]
 
 
 def compared(values: Values) -> Values:
     """Features ``[..., F]`` on the scales on which accounts are compared."""
-    shares = np.arcsin(np.sqrt(np.clip(values, 0, 1)))
-    return np.where(_SHARE, shares, np.where(_RATIO, np.log(np.maximum(values, 1e-6)), values))
+    scaled = values.copy()
+    np.arcsin(np.sqrt(np.minimum(values, 1)), out=scaled, where=_SHARE)
+    np.log(np.maximum(values, 1e-6), out=scaled, where=_RATIO)
+    return scaled
 
 
 def _natural(values: Values) -> Values:

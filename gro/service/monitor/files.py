@@ -15,7 +15,7 @@ from gro.config import PositiveInt, Settings
 from gro.errors import ConfigError, DataError
 from gro.service.monitor.accounts import FEATURES
 from gro.service.monitor.background import Background
-from gro.service.monitor.calibration import Calibration
+from gro.service.monitor.calibration import POINTS, Calibration
 from gro.service.monitor.detector import Detector
 
 FORMAT: Final = "gro-calibration-1"
@@ -112,6 +112,7 @@ def _check(path: Path, arrays: dict[str, np.ndarray]) -> None:
         arrays["vectors"].ndim == 2
         and len(arrays["vectors"]) == n
         and points >= 2
+        and set(arrays["calls"].tolist()) <= set(POINTS)
         and arrays["means"].shape == (points, n_features)
         and arrays["covariances"].shape == (points, n_features, n_features)
         and bool(((arrays["references"] >= 0) & (arrays["references"] < n)).all())

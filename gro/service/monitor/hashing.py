@@ -17,7 +17,6 @@ SKIPPED: Final = 5
 _ODD: Final = np.uint64(0x9E3779B97F4A7C15)
 _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _30, _27, _31 = np.uint64(30), np.uint64(27), np.uint64(31)
-_WINDOWS: Final = np.arange(SKIPPED + 1)[:, None] + np.arange(TAIL)
 
 
 def mixed(values: npt.ArrayLike, salt: int = 0) -> Hashes:
@@ -29,6 +28,7 @@ def mixed(values: npt.ArrayLike, salt: int = 0) -> Hashes:
 
 
 _PLACES: Final = mixed(np.arange(TAIL), salt=1) | np.uint64(1)
+_WEIGHTS: Final = np.array([np.pad(_PLACES, (dropped, SKIPPED - dropped)) for dropped in range(SKIPPED + 1)])
 
 
 def ends(hashes: Hashes) -> Hashes:
@@ -36,7 +36,5 @@ def ends(hashes: Hashes) -> Hashes:
 
     Entry ``j`` is that of the history without its last ``j`` items, 0 where nothing is left of it.
     """
-    last = np.zeros(SKIPPED + TAIL, np.uint64)
-    taken = hashes[-(SKIPPED + TAIL) :]
-    last[: len(taken)] = taken[::-1]
-    return np.asarray((last[_WINDOWS] * _PLACES).sum(axis=1, dtype=np.uint64))
+    last = hashes[-(SKIPPED + TAIL) :]
+    return _WEIGHTS[:, : len(last)] @ last[::-1]

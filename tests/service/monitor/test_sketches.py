@@ -31,7 +31,7 @@ def test_nothing_is_left_of_a_history_shorter_than_what_is_dropped() -> None:
 
 @given(st.integers(0, 800), st.integers(0, 2**32))
 def test_counting_is_right_within_a_tenth(n: int, seed: int) -> None:
-    bits = np.zeros(sketches.BITS // 64, np.uint64)
+    bits = np.zeros(sketches.BITS // 8, np.uint8)
     items = np.random.default_rng(seed).choice(10**6, n, replace=False)
     for part in np.array_split(items, 5):
         sketches.add(bits, mixed(part))

@@ -1,0 +1,1 @@
+"""``gro guard``: what the platform team does at the command line."""
