@@ -280,7 +280,7 @@ class Guard:
 
     def _judge(self, watchman: Watchman, call: Call, request: Request) -> None:
         judged, raised = watchman.observe(call)
-        self.telemetry.scored(judged.score, alarm=judged.alarm)
+        self.telemetry.scored(judged.score, alarm=raised)
         if raised:
             self.logs.note(events.alarm(call.account, judged, request))
         self.responses.scored(call.account, judged.score / judged.threshold, judged.alarm)

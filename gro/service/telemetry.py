@@ -64,7 +64,7 @@ class Telemetry:
         self._calls = self._counter("calls", "Calls that were answered: one history in, one list out.")
         self._entries = self._counter("entries", "List entries that were answered.")
         self._refusals = self._counter("refusals", "Requests that were refused, by the code of the refusal.", "code")
-        self._alarms = self._counter("alarms", "Judgements above the monitor's threshold.")
+        self._alarms = self._counter("alarms", "Alarms of the monitor: accounts that it found unlike people.")
         self._transitions = self._counter("transitions", "Changes of what is done to accounts, by new state.", "state")
         self._audit_failures = self._counter("audit_failures", "Entries that the audit log could not take.")
         self._lost = self._counter("lines_lost", "Lines of logs that were lost.", "log")
@@ -104,7 +104,7 @@ class Telemetry:
                 self._finish(traced)
 
     def scored(self, score: float, *, alarm: bool) -> None:
-        """Count a judgement of the monitor."""
+        """Count a judgement of the monitor, and whether an alarm of the account begins with it."""
         self._scores(score)
         if alarm:
             self._alarms.inc()

@@ -104,7 +104,7 @@ def test_a_thief_appears_by_itself_and_is_released_by_the_button(
     expect(row).to_contain_text(f"{100 * judged.score / judged.threshold:.0f} %")
     expect(page.get_by_role("img", name=re.compile("Answered calls.*at most (?!0 )"))).to_be_visible()
     expect(page.get_by_role("img", name=re.compile("account_suspended"))).to_be_visible()
-    expect(page.get_by_role("img", name=re.compile("Judgements.*at most (?!0 )"))).to_be_visible()
+    expect(page.get_by_role("img", name=re.compile("Alarms.*at most (?!0 )"))).to_be_visible()
     alarm = page.get_by_role("listitem").filter(has_text="account-alarm").first
     expect(alarm).to_contain_text("high")
     expect(alarm).to_contain_text("thief")

@@ -113,7 +113,7 @@ function showOverview(overview) {
   const others = visit.codes.slice(OWN_LINES);
   draw($("calls"), "Answered calls", [line("calls", ["gro_calls_total"])]);
   draw($("refusals"), "Refusals, by code", others.length ? [...own, refusals("others", others)] : own);
-  draw($("alarms"), "Judgements above the threshold", [line("judgements", ["gro_alarms_total"])]);
+  draw($("alarms"), "Alarms", [line("alarms", ["gro_alarms_total"])]);
 }
 
 function showStatus() {
