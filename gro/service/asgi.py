@@ -25,6 +25,8 @@ CALLER: Final = "gro.caller"
 MOST_OF_OPERATORS: Final = 1 << 16
 """Bytes of an operator's request."""
 CLOSE: Final = {"Connection": "close"}
+LENGTHS: Final = frozenset({b"content-length", b"transfer-encoding"})
+"""Who sends both has a proxy take the end of one request for the begin of another (RFC 9112, section 6.1)."""
 PATIENCE: Final = 10.0
 """Seconds that a body may take to arrive: who sends slowly holds a connection, and a service that is to end."""
 
@@ -87,6 +89,8 @@ class GuardMiddleware:
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send, traced: Traced) -> None:
         path, guard = scope["path"], self._guard
+        if {name for name, _ in scope["headers"]} >= LENGTHS:
+            raise Refused(400, "length_ambiguous", "the length of the request is given in two ways", CLOSE)
         if path in guard.settings.open:
             await _pass(self._app, scope, receive, send, traced)
             return

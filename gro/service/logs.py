@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from gro.service import events
-from gro.service.audit import AuditLog
+from gro.service.audit import AuditLog, AuditUnavailable
 from gro.service.ecs import Events
 from gro.service.events import Event
 from gro.service.keyfile import read_key
@@ -118,9 +118,15 @@ class Logs:
                 self._audit.close()
 
     def _keep(self, audit: AuditLog, noted: list[dict[str, Any]]) -> None:
-        self.trouble = None
+        """Try every entry, so that those which cannot be written are counted."""
+        self.trouble, refused = None, None
         for document in noted:
-            audit.append(document)
+            try:
+                audit.append(document)
+            except AuditUnavailable as error:
+                refused = error
+        if refused is not None:
+            raise refused
 
     def _lost(self, lines: int) -> None:
         self.say(events.lines_lost("queries", lines))

@@ -242,7 +242,7 @@ class Service:
         """A real server on a free loopback port."""
         listening = socket.socket(proto=socket.IPPROTO_TCP)  # which asyncio takes as leave not to gather small packets
         listening.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on"))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on", proxy_headers=False))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         while not server.started:

@@ -23,6 +23,7 @@ from gro.audit.drill.thieves import Alarm, Gang, Play, School, Sharing, distinct
 from gro.defenses.served import digest, exposed_by, served
 from gro.errors import DataError
 from gro.evaluation import utility_report
+from gro.models import Recommender
 from gro.runs import Run, dataset_of, device_named, lists_of
 from gro.service.monitor.calibration import calibrate
 from gro.service.monitor.files import read, write
@@ -58,43 +59,34 @@ def drill(told: Callable[[str], None] = lambda line: None, **settings: Any) -> R
     suite, artifact = read_suite(command.suite), artifacts.load(command.run)
     sequences, device = dataset_of(artifact, command.data_path), device_named(command.device)
     k = command.k or lists_of(artifact)
-    target, asked = (served(artifact, k, command.seed, device) for _ in range(2))
+    target, asked = (served(artifact, k, command.seed, device) for _ in range(2))  # asking draws the noise of calls
     service = RankingService(asked, exposed_by(asked, k))
     out = command.out or command.run.with_name(f"{command.run.name}.drill") / suite.name
+    longest, model = artifact.model.max_length, artifact.manifest.model.model
     calibrating, held_out = split(sequences.n_users, command.seed)
-    if command.users is not None:
-        held_out = np.random.default_rng(command.seed).permutation(held_out)[: command.users]
-    longest = artifact.model.max_length
     calibration = _calibrated(command, artifact, service, People(sequences, calibrating, longest, command.seed), out)
     told(f"calibrated on {len(calibrating):,} users")
+    replayed = np.random.default_rng(command.seed).permutation(held_out)[: command.users]
+    people = _Passers(People(sequences, replayed, longest, command.seed + 1))
     stage = _Stage(command, suite, School(sequences, longest, command.calls, command.together, device), told)
-    people = _Passers(People(sequences, held_out, longest, command.seed + 1))
-    model = artifact.manifest.model.model
     about = About(dataset=sequences.name, model=model, n_items=sequences.n_items, k=service.k)
     with TemporaryDirectory(prefix="gro-drill-") as folder:
-        accounts = [*map(account, held_out.tolist()), *stage.accounts]
+        accounts = [*map(account, replayed.tolist()), *stage.accounts]
         with opened(service, about, accounts, Path(folder), calibration, command.playbook) as door:
             plays = stage.play(door, people, service.k)
             people.finish(door)
-    told(f"replayed {people.calls:,} calls of {len(held_out):,} users")
-    rows = []
-    for row in stage.rows(plays):
-        thief, play = row.pop("played")
-        rows.append({**row, "copy": stage.school.copy(thief, play, target, command.seed)})
-        told(f"{row['thief']}, {row['accounts']} account(s): a copy of {rows[-1]['copy']['calls']:,} calls")
+    told(f"replayed {people.calls:,} calls of {len(replayed):,} users")
     found = {
         "run": str(command.run),
-        "dataset": sequences.name,
         "users": sequences.n_users,
-        "model": model,
-        "k": service.k,
         "suite": suite.name,
         "playbook": Path(command.playbook).stem,
+        **about.model_dump(),
         **{name: getattr(command, name) for name in ("calls", "together", "seed", "seeds")},
         "target": utility_report(target, sequences.test, command.seed),
         "calibration": _rests_on(calibration),
         "people": people.report(),
-        "thieves": rows,
+        "thieves": stage.rows(plays, target),
         **provenance.here_and_now(),
         "versions": provenance.versions(),
     }
@@ -192,12 +184,18 @@ class _Cast:
     seed: int
     accounts: Sequence[str]
 
+    @property
+    def name(self) -> str:
+        """What it is called while it plays."""
+        shared = f", {len(self.accounts)} accounts by {self.sharing}" if self.sharing else ""
+        return f"{self.thief.name}{shared}, seed {self.seed}"
+
 
 class _Stage:
     """Every thief of a suite, alone and in company, with every seed."""
 
     def __init__(self, command: DrillCommand, suite: Suite, school: School, told: Callable[[str], None]) -> None:
-        self.school, self._told = school, told
+        self._school, self._told = school, told
         self._seeds = range(command.seed, command.seed + command.seeds)
         self._casts = list(self._cast(command, list(distinct(suite))))
 
@@ -211,25 +209,26 @@ class _Stage:
         plays = []
         for cast in self._casts:
             gang = Gang(door, cast.accounts, cast.sharing or "call", k, lambda: people.step(door))
-            plays.append(self.school.play(cast.thief, gang, cast.seed))
-            state = "caught" if gang.caught else "not caught"
-            shared = f", {len(cast.accounts)} accounts by {cast.sharing}" if cast.sharing else ""
-            self._told(f"{cast.thief.name}{shared}, seed {cast.seed}: {state} after {gang.calls:,} calls")
+            plays.append(self._school.play(cast.thief, gang, cast.seed))
+            self._told(f"{cast.name}: {'caught' if gang.caught else 'not caught'} after {gang.calls:,} calls")
         return plays
 
-    def rows(self, plays: Sequence[Play]) -> Iterator[dict[str, Any]]:
-        """Yield the figures of each thief and way of sharing, over the seeds, and "played": the first of them."""
+    def rows(self, plays: Sequence[Play], target: Recommender) -> list[dict[str, Any]]:
+        """The figures of each thief and way of sharing over the seeds, and what the copy of the first is worth."""
+        rows = []
         for start in range(0, len(plays), len(self._seeds)):
             cast, some = self._casts[start], plays[start : start + len(self._seeds)]
-            yield {
+            who = {
                 "thief": cast.thief.name,
                 "knowledge": cast.thief.settings.knowledge,
                 "known": cast.thief.settings.known,
                 "accounts": len(cast.accounts),
                 "sharing": cast.sharing,
-                **report.caught([play.gang for play in some]),
-                "played": (cast.thief, some[0]),
             }
+            stolen = self._school.copy(cast.thief, some[0], target, cast.seed)
+            rows.append({**who, **report.caught([play.gang for play in some]), "copy": stolen})
+            self._told(f"{cast.name}: a copy of {stolen['calls']:,} calls")
+        return rows
 
     def _cast(self, command: DrillCommand, thieves: Sequence[SuiteThief]) -> Iterator[_Cast]:
         ways: Mapping[Sharing | None, int] = {None: 1, "call": command.accounts, "history": command.accounts}

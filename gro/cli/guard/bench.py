@@ -38,12 +38,12 @@ def bench(settings: Mapping[str, Any], output: Output) -> int:
     return show(output, report, title, COLUMNS, rows)
 
 
-def _load(load: Mapping[str, Any]) -> Sequence[Row]:
+def _load(load: Mapping[str, Any]) -> Sequence[Sequence[str]]:
     return [
         _sides("overhead p50, ms", [side["overhead"]["p50"] for side in load.values()]),
         _sides("overhead p99, ms", [side["overhead"]["p99"] for side in load.values()]),
         _sides("answers a second", [side["throughput"] for side in load.values()]),
-        _sides("connections at that load", [side["connections"] for side in load.values()]),
+        ("connections at that load", *(str(side["connections"]) for side in load.values()), ABSENT),
         _sides("latency p50, ms", [side["latency"]["p50"] for side in load.values()]),
         _sides("latency p99, ms", [side["latency"]["p99"] for side in load.values()]),
     ]

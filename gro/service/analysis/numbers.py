@@ -162,11 +162,11 @@ def _coverage(chosen: Roles, counts: Counts) -> dict[str, Any]:
         "listed": [{"number": n, "points": whole[name]} for n, name in enumerate(chosen.listed[:DRAWN], 1)],
         "busiest": [{"number": n, "points": whole[name]} for n, name in enumerate(chosen.busiest, 1)],
         "others": len(sample),
-        "band": _band(sample),
+        "band": band(sample),
     }
 
 
-def _band(sample: Iterable[Coverage]) -> list[dict[str, Any]]:
+def band(sample: Iterable[Coverage]) -> list[dict[str, Any]]:
     """The quantiles :data:`BAND` of accounts after each number of calls that enough of them made."""
     at: dict[int, list[tuple[int, int]]] = {}
     for each in sample:

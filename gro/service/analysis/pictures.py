@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -20,6 +21,8 @@ WIDE: Final = 7.6
 """Inches."""
 LABEL: Final = 22
 """Characters of an account's name in a picture."""
+NEAR: Final = 0.25
+"""Radians between directions whose names would stand in each other's way."""
 SCORES: Final = (1, 4, 10, 20, 50, 100, 200, 500, 1000)
 """At which rings are drawn."""
 LATIN: Final = "\u0250"
@@ -139,7 +142,7 @@ def points(content: Mapping[str, Any]) -> str:
         axes.plot([], [], " ", label=name)
     furthest = 1.08 * math.sqrt(max([1.0, *rings, *(each["score"] for each in found)]))
     scores = [score for score in SCORES if math.sqrt(score) < furthest]
-    ways = {each["angle"] % (2 * np.pi): f"more {each['feature']}" for each in content["points"]["arrows"]}
+    ways = _ways(content["points"]["arrows"])
     axes.set(ylim=(0, furthest), xlim=(0, 2 * np.pi))
     axes.set_yticks([math.sqrt(score) for score in scores], [str(score) for score in scores], fontsize=7, color="0.35")
     axes.set_xticks(list(ways), list(ways.values()), fontsize=8)
@@ -180,6 +183,18 @@ def _scatter(axes: Axes, found: Sequence[Mapping[str, Any]], colour: str, size: 
     if found:
         angles, scores = zip(*((each["angle"], each["score"]) for each in found), strict=True)
         axes.scatter(angles, np.sqrt(scores), s=size, color=colour, alpha=0.6, linewidth=0, label=label)
+
+
+def _ways(arrows: Sequence[Mapping[str, Any]]) -> dict[float, str]:
+    """What grows in which direction; features that grow in almost the same one stand together."""
+    ways: dict[float, str] = {}
+    for feature, at in sorted(((each["feature"], each["angle"] % (2 * math.pi)) for each in arrows), key=itemgetter(1)):
+        near = next((way for way in ways if min(at - way, way + 2 * math.pi - at) < NEAR), None)
+        if near is None:
+            ways[at] = f"more {feature}"
+        else:
+            ways[near] += f"\nmore {feature}"
+    return ways
 
 
 def _number(axes: Axes, number: int, at: tuple[float, float], content: Mapping[str, Any]) -> None:

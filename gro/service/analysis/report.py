@@ -14,8 +14,10 @@ from gro.service.analysis.numbers import FEW
 
 MADE_BY: Final = "gro logs analyse"
 HTML, JSON = "report.html", "report.json"
-MOST: Final = 100
+MOST: Final = 25
 """Accounts in the table of the HTML file; JSON has all of them."""
+REASONS: Final = 3
+"""Reasons of each there."""
 
 
 def check(folder: Path) -> None:
@@ -42,7 +44,9 @@ def write(folder: Path, content: Mapping[str, Any]) -> None:
     """
     made = reports.environment("gro.service.analysis")
     template = made.get_template("report.html.jinja")
-    page = template.render(**content, made_by=MADE_BY, most=MOST, few=FEW, pictures=pictures.draw(content))
+    page = template.render(
+        **content, made_by=MADE_BY, most=MOST, few=FEW, reasons=REASONS, pictures=pictures.draw(content)
+    )
     text = json.dumps({"made_by": MADE_BY, **content}, indent=1, allow_nan=False) + "\n"
     reports.write(folder, {JSON: text, HTML: page})
 

@@ -16,9 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gro.service.analysis import numbers
 from gro.service.analysis import survey as surveying
 from gro.service.analysis.analyse import analyse
-from gro.service.analysis.counts import SLOTS, buckets, count
+from gro.service.analysis.counts import SLOTS, Coverage, buckets, count
 from gro.service.analysis.survey import NOTHING, survey
 from gro.service.monitor.accounts import FEATURES, features
 from gro.service.monitor.calibration import POINTS, Calibration
@@ -37,8 +38,8 @@ def untold(calls: int) -> None:
 
 @pytest.fixture
 def found(report: Any) -> Numbers:
-    numbers: Numbers = report.numbers
-    return numbers
+    made: Numbers = report.numbers
+    return made
 
 
 def of(calls: Calls, kind: str) -> Calls:
@@ -132,6 +133,18 @@ def test_coverage_counts_different_items(found: Numbers, calls: Calls) -> None:
         assert (row["sent"], row["shown"]) == (sent.tolist(), shown.tolist())
 
 
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=40))
+def test_the_band_holds_nine_in_ten_of_the_accounts(widths: list[int]) -> None:
+    accounts = [Coverage() for _ in widths]
+    for account, width in zip(accounts, widths, strict=True):
+        account.add(range(width), range(2 * width))
+    rows = numbers.band(accounts)
+    assert len(rows) == (len(widths) >= 5)
+    for row in rows:
+        assert row["sent"] == np.quantile(widths, [0.05, 0.5, 0.95]).tolist()
+        assert row["shown"] == np.quantile(2 * np.array(widths), [0.05, 0.5, 0.95]).tolist()
+
+
 def test_accounts_are_flagged_as_the_guard_would(found: Numbers, calls: Calls, calibration: Calibration) -> None:
     monitor, made, alarms, highest = calibration.monitor(), Counter[str](), dict[str, int](), dict[str, float]()
     for call in calls:
@@ -178,6 +191,13 @@ def test_without_a_calibration_accounts_are_ranked_by_their_distance_from_the_lo
     assert [row["account"] for row in found["listed"]] == ranked
     assert ranked[0] == THIEF
     assert [row["score"] for row in found["listed"]] == pytest.approx([scores[name] for name in ranked])
+    spread = off / np.sqrt(np.diag(covariance) + DOUBT**2 / np.maximum(rests, 1))
+    across = spread @ np.linalg.svd(spread)[2][:2].T  # either axis may point either way: angles between accounts stay
+    wanted = [across[list(scores.values()).index(score)] for score in sorted(scores.values())]
+    points = sorted(found["points"]["accounts"], key=lambda each: each["score"])
+    assert [math.cos(each["angle"] - points[0]["angle"]) for each in points] == pytest.approx(
+        [each @ wanted[0] / np.linalg.norm(each) / np.linalg.norm(wanted[0]) for each in wanted]
+    )
     assert found["calibration"] is None
     assert all(row["first_alarm"] is None for row in found["listed"])
     assert not any(each["flagged"] for each in found["points"]["accounts"])
