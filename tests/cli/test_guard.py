@@ -141,6 +141,11 @@ def test_a_clean_log_calibrates(tmp_path: Path, capsys: Capture) -> None:
     assert (made.false_alarms, made.confidence) == (0.05, 0.9)
     assert "at most 1.00% of accounts" not in refused(capsys, "guard", "calibrate", log, "--out", out)
     assert read(out).accounts == 90
+    whole = log.read_text().splitlines(keepends=True)
+    halves = [tmp_path / "one.jsonl", tmp_path / "two.jsonl"]
+    for path, lines in zip(halves, (whole[:900], whole[900:]), strict=True):
+        path.write_text("".join(lines))
+    assert json_of(capsys, "guard", "calibrate", *halves, "--out", out, "--false-alarms", 0.05) == report
 
 
 def test_a_log_that_cannot_be_read_is_named_with_its_line(tmp_path: Path, capsys: Capture) -> None:

@@ -19,7 +19,7 @@ from gro.bench.guard.server import PATIENCE, served
 from gro.bench.guard.world import Asker, Catalogue, scene
 from gro.errors import GroError
 
-ACCOUNTS: Final = 2_000
+ACCOUNTS: Final = 1_000
 REMEMBERED: Final = 3
 """One account in so many is remembered by the monitor at a time; the others are forgotten for newer ones."""
 ANSWERS: Final = 1 << 13
@@ -30,7 +30,7 @@ THIEVES: Final = 4
 """One connection in so many has a thief, who asks at every second turn."""
 BAD: Final = 0.02
 """Share of the other requests that are no questions, or come with no key that is known."""
-TOGETHER: Final = 8
+TOGETHER: Final = 4
 """People who ask in turn on a connection."""
 SITTING: Final = 12
 """Requests of each before others come."""

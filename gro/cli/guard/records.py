@@ -22,7 +22,7 @@ def calibrate(settings: Mapping[str, Any], output: Output) -> int:
     command = CalibrateCommand.make(settings)
     if not command.out.parent.is_dir():
         raise ConfigError(f"{command.out.parent}: no such folder; make it, or give another --out")
-    made = calibration.calibrate(QueryLog(command.log), command.false_alarms, command.confidence)
+    made = calibration.calibrate(QueryLog(*command.log), command.false_alarms, command.confidence)
     write(command.out, made)
     report = {
         "calibration": str(command.out),

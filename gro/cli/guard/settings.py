@@ -31,8 +31,8 @@ class CheckCommand(Settings):
 class CalibrateCommand(Settings):
     """Settings of ``gro guard calibrate``."""
 
-    log: Path
-    """Query log in which nobody is a thief; gzip is fine."""
+    log: Paths
+    """Query log in which nobody is a thief: a file, or several in order of time; they may be compressed with gzip."""
     out: Path
     """File of the calibration."""
     false_alarms: Share = 0.01

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import pytest
@@ -31,7 +31,7 @@ NOT_JSON = {
     "a leading zero": b'{"histories":[[01]]}',
     "a plus": b'{"histories":[[+1]]}',
     "hexadecimal": b'{"histories":[[0x1]]}',
-    "other digits": '{"histories":[[١]]}'.encode(),
+    "other digits": '{"histories":[[\u0661]]}'.encode(),
     "NaN": b'{"histories":[[NaN]]}',
     "NaN elsewhere": b'{"histories":[[1]],"x":NaN}',
     "Infinity elsewhere": b'{"histories":[[1]],"x":[-Infinity]}',
@@ -102,7 +102,7 @@ def test_what_is_no_question_is_refused_and_noted(door: Door, bodies: dict[str, 
 
 
 def test_fields_under_other_names_are_not_read(door: Door) -> None:
-    for body in (b"{}", b'{"Histories":[[1]]}', '{"ｈistories":[[1]]}'.encode(), b'{"histories ":[[1]]}'):
+    for body in (b"{}", b'{"Histories":[[1]]}', '{"\uff48istories":[[1]]}'.encode(), b'{"histories ":[[1]]}'):
         door.shut(door.request(body), status=400, code="histories_missing")
 
 
@@ -121,7 +121,7 @@ def test_a_million_items_are_too_many_where_they_are_not_too_large(service: Any,
     assert "at most 1000 items" in refused.said["detail"]
 
 
-@pytest.mark.parametrize("wrong", [b"0", b'""', b"1e300"])
+@pytest.mark.parametrize("wrong", [b"0", b'""'])
 def test_what_is_wrong_a_hundred_thousand_times_is_refused_for_the_first(wrong: bytes) -> None:
     """Whoever asks waits for that: to list every error took three seconds."""
     wire = Wire(WireSettings(n_items=300))
@@ -131,14 +131,12 @@ def test_what_is_wrong_a_hundred_thousand_times_is_refused_for_the_first(wrong: 
         took = []
         for _ in range(3):
             start = time.perf_counter()
-            try:
+            with nullcontext() if item == b"300" else pytest.raises(Refused, match="question_malformed"):
                 wire.question(body)
-            except Refused as refused:
-                assert refused.code == "question_malformed"
             took.append(time.perf_counter() - start)
         return min(took)
 
-    assert fastest(wrong) < 30 * fastest(b"300")
+    assert fastest(wrong) < 10 * fastest(b"300")
 
 
 def test_a_length_that_is_too_short_ends_the_request(door: Door) -> None:
