@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from gro.errors import DataError, GroError
 from gro.models import PADDING, CausalRecommender, Recommender
@@ -83,6 +86,16 @@ class RankingService:
         self.calls += len(histories)
         with evaluating(self.model):
             return top_k(self._remembering.scores(histories.to(self._device)), self.k)
+
+
+def lists_of_ids(service: RankingService, histories: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Answer histories of any length, item ids with the oldest first, with lists of item ids without padding.
+
+    A history that is longer than the model reads is cut to its end; raises as the service does.
+    """
+    read = [torch.tensor(history[-service.model.max_length :]) for history in histories]
+    lists = service(pad_sequence(read, batch_first=True, padding_value=PADDING)).tolist()
+    return [[item for item in listed if item != PADDING] for listed in lists]
 
 
 def check_histories(histories: Tensor, n_items: int) -> None:

@@ -30,6 +30,7 @@ from gro.cli.guard.settings import (
     RotateKeyCommand,
     VerifyCommand,
 )
+from gro.cli.own.settings import KeygenCommand
 from gro.cli.settings import ConfigFile, DataPath, DemoCommand, Output, RecBoleFile, merge
 from gro.config import (
     AttackCommand,
@@ -183,6 +184,12 @@ COMMANDS = {
     "guard keys revoke": Command(
         "gro.cli.guard.keys:revoke", "End a key at once.", (RevokeKeyCommand,), positional="keys"
     ),
+    "own keygen": Command(
+        "gro.cli.own.keys:keygen",
+        "Make the key pair by which an owner signs statements.",
+        (KeygenCommand,),
+        positional="key",
+    ),
     "bench": Command("gro.cli.machine:bench", "Measure speed and memory against the plain way of doing each thing."),
     "logs analyse": Command(
         "gro.cli.logs:analyse",
@@ -210,12 +217,18 @@ COMMANDS = {
 GROUPS = {
     "guard": "Guard a ranking service: keys, calibration, operators' orders, audit log.",
     "guard keys": "Make, list, rotate and revoke the API keys of a key file.",
+    "own": "Prove that a stolen copy is yours: keys, fingerprints, marks, verdicts.",
     "logs": "Read query logs: what was asked, what was shown, who stands out.",
 }
 """What the commands of several words are about, by the words before the last; each after the one it belongs to."""
 
-SERVICE = ("starlette", "fastapi", "uvicorn", "jwt", "limits", "redis", "prometheus_client", "opentelemetry")
-"""Packages of the extra ``service``."""
+EXTRAS = {
+    **dict.fromkeys(
+        ("starlette", "fastapi", "uvicorn", "jwt", "limits", "redis", "prometheus_client", "opentelemetry"), "service"
+    ),
+    **dict.fromkeys(("cryptography", "rfc3161_client"), "ownership"),
+}
+"""The extra that brings a package."""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -264,9 +277,11 @@ def _module(name: str) -> ModuleType:
     try:
         return import_module(name)
     except ModuleNotFoundError as missing:
-        if missing.name not in SERVICE:
+        if missing.name not in EXTRAS:
             raise
-        raise MissingExtraError(f"this command needs {missing.name}: pip install 'gro[service]'") from None
+        raise MissingExtraError(
+            f"this command needs {missing.name}: pip install 'gro[{EXTRAS[missing.name]}]'"
+        ) from None
 
 
 def _take(given: dict[str, Any], cls: type[Settings]) -> dict[str, Any]:

@@ -9,14 +9,13 @@ import secrets
 import socket
 import ssl
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import torch
 import uvicorn
-from torch.nn.utils.rnn import pad_sequence
 
 from gro import artifacts
 from gro.artifacts import Artifact
@@ -24,14 +23,12 @@ from gro.cli.settings import Output
 from gro.config import ServeCommand
 from gro.defenses.served import exposed_by, needs_secret, served
 from gro.errors import ConfigError
-from gro.models import PADDING
 from gro.runs import device_named, lists_of
-from gro.service.batching import Answer, History, Lists
 from gro.service.guard import Guard
 from gro.service.keyfile import derived, read_key
 from gro.service.reference import About, create_app, fitting
 from gro.service.settings import GuardSettings, read_guard
-from gro.serving import RankingService
+from gro.serving import RankingService, lists_of_ids
 
 logger = logging.getLogger(__name__)
 DRAIN: Final = 20
@@ -56,19 +53,8 @@ def _serve(command: ServeCommand, output: Output) -> None:
     guarding = guarding.model_copy(update={"wire": fitting(guarding.wire, about)})
     with bound(command.host, command.port) as listening:
         _warn_of(listening.getsockname()[0], command)
-        app = create_app(answering(service), about, Guard(guarding))
+        app = create_app(partial(lists_of_ids, service), about, Guard(guarding))
         _Server(_config(app, command), command, output).run([listening])
-
-
-def answering(service: RankingService) -> Answer:
-    """What a batch of histories is asked with: they are cut to what the model reads, and lists lose their padding."""
-
-    def answer(histories: Sequence[History]) -> Lists:
-        read = [torch.tensor(history[-service.model.max_length :]) for history in histories]
-        lists = service(pad_sequence(read, batch_first=True, padding_value=PADDING)).tolist()
-        return [[item for item in listed if item != PADDING] for listed in lists]
-
-    return answer
 
 
 class _Server(uvicorn.Server):

@@ -35,7 +35,7 @@ class GuardMiddleware:
     """Lets through what the guard lets through.
 
     POST requests to the ranking paths are questions: they are counted, and their answers watched. Paths of
-    ``settings.open`` are anybody's. Requests to paths that begin as ``roles`` says take a credential with that role,
+    ``settings.open`` are anybody's. Requests to the paths of ``roles``, and to those below, take a credential with that role,
     those under ``settings.console`` are the guard's own, and there are no others.
 
     Example::
@@ -52,7 +52,7 @@ class GuardMiddleware:
             app: an ASGI application.
             guard: what decides.
             paths: of the requests that ask for lists.
-            roles: that requests to other paths, which begin so, take; the first one counts.
+            roles: that requests to other paths, and to those below them, take; the first one counts.
         """
         self._app, self._guard, self._paths, self._roles = app, guard, frozenset(paths), dict(roles or {})
         self._wire = Wire(guard.settings.wire)
@@ -102,7 +102,7 @@ class GuardMiddleware:
             body = await _whole(receive, MOST_OF_OPERATORS)
             await _pass(self._console, scope, _again(body, receive), send, traced)
         elif path not in self._paths:
-            role = next((role for begin, role in self._roles.items() if path.startswith(begin)), None)
+            role = next((role for begin, role in self._roles.items() if _within(path, begin)), None)
             caller = self._identify(scope, traced, role)
             if role is None:
                 guard.deny(caller, Refused(404, "path_unknown", "there is nothing at this path"))
@@ -204,6 +204,11 @@ async def _pass(app: ASGIApp, scope: Scope, receive: Receive, send: Send, traced
 
     with traced.ranking():
         await app(scope, receive, noted)
+
+
+def _within(path: str, begin: str) -> bool:
+    """Whether a path is another one or below it; one with dots in it is an application's to read as it likes."""
+    return ".." not in path.split("/") and (path == begin or path.startswith(f"{begin.rstrip('/')}/"))
 
 
 def _refusal(refused: Refused) -> JSONResponse:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final, NoReturn, Self, TypeAlias
 
@@ -173,10 +173,10 @@ class Guard:
         Raises:
             Refused: 401, 403 or 400.
         """
-        known = list(headers)
-        address = client_address(peer, known, self.settings.network)
-        request = Request(method, path, None if address is None else str(address), trace)
+        known, request = list(headers), Request(method, path, trace=trace)
         try:
+            address = client_address(peer, known, self.settings.network)
+            request = replace(request, address=None if address is None else str(address))
             principal = self._authenticator.authenticate(known)
         except Refused as refused:
             self.logs.say(events.authentication_failed(refused, request))

@@ -91,6 +91,16 @@ def test_what_is_not_named_is_not_there(service: Service, client: httpx.Client) 
     assert service.asked == 0
 
 
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/stats", 200), ("/stats/", 404), ("/statsX", 404), ("/stats/../rank", 404), ("/stats/%2e%2e/rank", 404)],
+)
+def test_a_role_is_for_a_path_and_what_is_below(service: Service, client: httpx.Client, path: str, status: int) -> None:
+    request = client.build_request("GET", client.base_url, headers=bearer(service.key("otto", Role.AUDIT)))
+    request.url = request.url.copy_with(raw_path=path.encode())
+    assert client.send(request).status_code == status
+
+
 def test_every_refusal_is_an_event(service: Service, guard: Guard, client: httpx.Client) -> None:
     anna, question = bearer(service.key("anna")), {"histories": [[1]]}
     client.post("/rank", json=question)

@@ -10,31 +10,25 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from gro.audit.drill.people import padded
-from gro.errors import GroError, MissingExtraError
-from gro.models import PADDING
+import uvicorn
+
+from gro.errors import GroError
 from gro.service.access.keys import KeySettings, KeyStore, start_key_file
+from gro.service.audit import AuditSettings
 from gro.service.core import Role
+from gro.service.guard import Guard
 from gro.service.limits import LimitSettings
 from gro.service.monitor.detector import Judgement
 from gro.service.playbook import State
 from gro.service.privacy import PrivacySettings
-from gro.serving import RankingService
-
-try:
-    import uvicorn
-
-    from gro.service.audit import AuditSettings
-    from gro.service.batching import History, Lists
-    from gro.service.guard import Guard
-    from gro.service.reference import RANK, About, create_app
-    from gro.service.settings import EventSettings, GuardSettings, MonitorSettings, ResponseSettings
-    from gro.service.wire import WireSettings
-except ModuleNotFoundError as missing:
-    raise MissingExtraError(f"a drill serves over HTTP, which needs {missing.name}: pip install gro[service]") from None
+from gro.service.reference import RANK, About, create_app
+from gro.service.settings import EventSettings, GuardSettings, MonitorSettings, ResponseSettings
+from gro.service.wire import WireSettings
+from gro.serving import RankingService, lists_of_ids
 
 WIDE: Final = "[limits]\ncalls_per_day = 1_000_000_000\n"
 """Limits that hide nothing from the monitor."""
@@ -104,16 +98,14 @@ def opened(
     Raises:
         GroError: the playbook or the calibration cannot be read, or the server does not start.
     """
-
-    def answer(histories: Sequence[History]) -> Lists:
-        lists = service(padded(histories)).tolist()
-        return [[item for item in listed if item != PADDING] for listed in lists]
-
     settings = _settings(folder, about, calibration, playbook)
     made = KeyStore(KeySettings(path=folder / "keys.json")).create_all(accounts, (Role.RANK,), VALID, time.time())
     keys = {key.account: presented for key, presented in made}
     guard = Guard(settings)
-    with _running(create_app(answer, about, guard)) as port, closing(Door(port, keys, guard)) as door:
+    with (
+        _running(create_app(partial(lists_of_ids, service), about, guard)) as port,
+        closing(Door(port, keys, guard)) as door,
+    ):
         yield door
 
 
@@ -140,7 +132,9 @@ def _running(application: Any) -> Iterator[int]:
     """Run a server in a thread of its own and yield its port."""
     with socket.socket(proto=socket.IPPROTO_TCP) as listening:  # named, so that asyncio does not delay answers
         listening.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(application, log_config=None, access_log=False, lifespan="on"))
+        server = uvicorn.Server(
+            uvicorn.Config(application, log_config=None, access_log=False, proxy_headers=False, lifespan="on")
+        )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="gro-drill")
         thread.start()
         while not server.started and thread.is_alive():

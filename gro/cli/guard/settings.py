@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from gro.config import PositiveFloat, PositiveInt, Settings
+from gro.service.analysis.settings import Paths
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 RoleName = Literal["rank", "operate", "audit"]

@@ -1,0 +1,1 @@
+"""``gro own``: prove that a stolen copy is yours."""

@@ -1,0 +1,211 @@
+"""Innocents: models that were trained without the owner's model, to learn from what innocence looks like.
+
+Half of them differ from it by the seed alone, since those resemble it most: no claim may be made against them either.
+The others saw fewer users, or are of another architecture or other settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from gro import artifacts
+from gro.artifacts import Artifact
+from gro.config import TrainingSettings
+from gro.data import Sequences
+from gro.errors import ArtifactError, DataError
+from gro.metrics import FloatArray, utility
+from gro.models import StateRecommender, build
+from gro.optimizer.plain import fit
+from gro.ownership.calibration import Test
+from gro.ownership.suspect import K, in_hand
+from gro.ranking import ranks
+from gro.training import Progress, Quiet
+
+NEAREST: Final = "seed"
+STRATA: Final = ("users", "architecture", "settings")
+ARCHITECTURES: Final = ("SASRec", "GRU4Rec", "NARM")
+SHARES: Final = (0.5, 0.9)
+"""Least and largest share of the users of an innocent that saw fewer."""
+DROPOUTS: Final = (0.1, 0.2, 0.3, 0.5)
+GOOD: Final = 0.7
+"""An innocent whose NDCG@10 is a smaller part of the owner's than this is too bad to be like a suspect."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one innocent is made of.
+
+    Attributes:
+        stratum: in what it differs from the owner's model beside the seed.
+        settings: of its training.
+        users: share of the users that it sees.
+    """
+
+    stratum: str
+    settings: TrainingSettings
+    users: float = 1.0
+
+
+@dataclass(frozen=True)
+class Innocent:
+    """A model that is no copy.
+
+    Attributes:
+        folder: of its artifact.
+        stratum: as in :class:`Cell`.
+        ndcg: its NDCG@10 on the test users.
+    """
+
+    folder: Path
+    stratum: str
+    ndcg: float
+
+    @property
+    def model(self) -> StateRecommender:
+        """The recommender, read anew."""
+        return artifacts.load(self.folder).model
+
+
+def cell(number: int, owner: TrainingSettings, seed: int) -> Cell:
+    """Innocent ``number`` of the population of ``seed``: every second differs by the seed alone, the others in turn."""
+    rng = np.random.default_rng([seed, number])
+    settings = owner.model_copy(update={"seed": int(rng.integers(1 << 31))})
+    stratum = NEAREST if number % 2 == 0 else STRATA[number // 2 % len(STRATA)]
+    match stratum:
+        case "users":
+            return Cell(stratum, settings, float(rng.uniform(*SHARES)))
+        case "architecture":
+            others = [name for name in ARCHITECTURES if name != owner.model]
+            return Cell(stratum, settings.model_copy(update={"model": str(rng.choice(others))}))
+        case "settings":
+            changed = {
+                "dropout": float(rng.choice([each for each in DROPOUTS if each != owner.dropout])),
+                "hidden_size": owner.hidden_size * int(rng.choice([1, 2])) // int(rng.choice([1, 2])),
+                "learning_rate": owner.learning_rate * float(rng.uniform(0.7, 1.4)),
+            }
+            return Cell(stratum, settings.model_copy(update=changed))
+    return Cell(stratum, settings)
+
+
+def raise_innocent(
+    number: int,
+    owner: Artifact,
+    sequences: Sequences,
+    settings: TrainingSettings,
+    seed: int,
+    out: Path,
+    progress: Progress | None = None,
+) -> Innocent:
+    """Train innocent ``number`` into ``out``, or go on where it was interrupted, or find it there.
+
+    Args:
+        number: which one; what it is follows from this and the ``seed``.
+        owner: the model that it must know nothing of but the data.
+        sequences: the owner's interactions.
+        settings: by which the owner's model was trained.
+        seed: of the population.
+        out: folder of the innocent's artifact.
+        progress: receives steps and epochs.
+
+    Raises:
+        ArtifactError: the folder holds something else.
+    """
+    planned = cell(number, settings, seed)
+    described = {"innocent": number, "stratum": planned.stratum, "users": planned.users}
+    command = {**planned.settings.model_dump(mode="json"), **described}
+    if (out / artifacts.MANIFEST).exists():
+        found = artifacts.load(out).manifest
+        if found.dataset.digest != sequences.digest or {n: found.settings.get(n) for n in command} != command:
+            raise ArtifactError(
+                f"{out}: holds another model than innocent {number} of seed {seed}; choose another --out"
+            )
+        return innocent(out)
+    seen = some_users(sequences, planned.users, planned.settings.seed)
+    model = build(planned.settings, sequences.n_items, seed=planned.settings.seed)
+    fit(model, seen, planned.settings, folder=out, progress=progress or Quiet())
+    artifacts.save(
+        out,
+        model=model,
+        settings=planned.settings,
+        item_tokens=owner.item_tokens,
+        dataset={"name": sequences.name, "digest": sequences.digest},
+        seed=planned.settings.seed,
+        command=command,
+        metrics={"target": utility(ranks(model, sequences.test))},
+    )
+    return innocent(out)
+
+
+def some_users(sequences: Sequences, share: float, seed: int) -> Sequences:
+    """The histories of a random share of the users, over the same catalogue."""
+    if share == 1:
+        return sequences
+    rng = np.random.default_rng(seed)
+    chosen = np.sort(rng.permutation(sequences.n_users)[: max(1, round(share * sequences.n_users))])
+    histories = [sequences.history(user) for user in chosen]
+    return replace(
+        sequences,
+        indptr=np.cumsum([0, *(len(each) for each in histories)], dtype=np.int64),
+        items=np.concatenate(histories),
+        user_tokens=sequences.user_tokens[chosen],
+    )
+
+
+def innocent(folder: Path) -> Innocent:
+    """The innocent in a folder.
+
+    Raises:
+        ArtifactError: there is none, or it is damaged.
+    """
+    artifact = artifacts.load(folder)
+    stratum = artifact.manifest.settings.get("stratum")
+    if stratum is None:
+        raise ArtifactError(f"{folder}: not an innocent; 'gro own innocents' makes them")
+    return Innocent(folder, str(stratum), _quality(artifact))
+
+
+def population(folder: Path, owner: Artifact) -> list[Innocent]:
+    """The innocents of a folder that are of the owner's catalogue and good enough to be like a suspect.
+
+    Raises:
+        DataError: there is none.
+        ArtifactError: one is damaged.
+    """
+    found = [innocent(path.parent) for path in sorted(folder.glob(f"*/{artifacts.MANIFEST}"))]
+    least = GOOD * _quality(owner)
+    good = [each for each in found if each.ndcg >= least]
+    if not good:
+        raise DataError(f"{folder}: holds no innocent as good as the owner's model; make some with 'gro own innocents'")
+    return good
+
+
+def statistics(
+    tests: Sequence[Test], innocents: Sequence[Innocent], k: int = K, told: Callable[[int], None] = lambda done: None
+) -> FloatArray:
+    """The statistic of every test of every innocent: ``[n, m]``; each is asked as a suspect is."""
+    found = np.empty((len(innocents), len(tests)))
+    for row, each in enumerate(innocents):
+        budget = 2 * sum(test.calls for test in tests)
+        suspect = in_hand(each.model, k=k, budget=budget)
+        found[row] = [test.statistic(suspect) for test in tests]
+        told(row + 1)
+    return found
+
+
+def by_stratum(found: FloatArray, innocents: Sequence[Innocent]) -> dict[str, FloatArray]:
+    """Rows ``[n, m]`` by the stratum of their innocent."""
+    strata = np.array([each.stratum for each in innocents])
+    return {name: found[strata == name] for name in dict.fromkeys(strata.tolist())}
+
+
+def _quality(artifact: Artifact) -> float:
+    """NDCG@10 on the test users, as it was measured when the artifact was made."""
+    try:
+        return float(artifact.manifest.metrics["target"]["ndcg@10"])  # type: ignore[index, call-overload, arg-type]
+    except (KeyError, TypeError):
+        raise ArtifactError(f"{artifact.folder}: says no NDCG@10 of its own; it must be a run of gro") from None

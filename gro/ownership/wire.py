@@ -1,0 +1,90 @@
+"""A ranking service that is reached over HTTP, as :command:`gro serve` answers it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import ssl
+from ipaddress import ip_address
+from typing import Final
+from urllib.parse import urlsplit
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from gro.errors import ConfigError, GroError
+from gro.models import PADDING
+
+TIMEOUT: Final = 60.0
+"""Seconds that an answer may take."""
+MOST_BYTES: Final = 1 << 24
+"""Of an answer; what is longer is cut, and so no JSON."""
+
+
+class Endpoint:
+    """Asks ``{"histories": [...], "k": ...}`` of a URL and reads ``{"lists": [...]}``; no redirect is followed."""
+
+    def __init__(self, url: str, key: str | None, k: int) -> None:
+        """Ask ``url`` for lists of ``k`` items, with an API key where it takes one.
+
+        Raises:
+            ConfigError: the URL is not HTTPS, nor HTTP on this machine.
+        """
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ConfigError(f"'{url}' is not an address; it must be http:// or https:// and a host")
+        if parts.scheme == "http" and key is not None and not _local(parts.hostname):
+            raise ConfigError(f"'{url}' would send the key in the clear; it must be https://, or on this machine")
+        self._parts, self._key, self._k = parts, key, k
+
+    def __call__(self, histories: Tensor) -> Tensor:
+        """Ask about right-padded histories ``[B, T]``; lists ``[B, k]``, right-padded.
+
+        Raises:
+            GroError: it cannot be reached, refuses, or answers something else than lists.
+        """
+        asked = [[item for item in row if item != PADDING] for row in histories.tolist()]
+        status, content = self._sent(json.dumps({"histories": asked, "k": self._k}))
+        if status == 429:
+            raise GroError(f"{self._parts.netloc} limits how often it answers (429)")
+        if status != 200:
+            raise GroError(f"{self._parts.netloc} refuses ({status})")
+        return _lists(content)
+
+    def _sent(self, body: str) -> tuple[int, bytes]:
+        connection, parts = self._connection(), self._parts
+        headers = {"Content-Type": "application/json", **({} if self._key is None else {"X-API-Key": self._key})}
+        path = f"{parts.path or '/'}{parts.query and '?' + parts.query}"
+        try:
+            connection.request("POST", path, body, headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read(MOST_BYTES)
+        except (OSError, http.client.HTTPException) as error:
+            raise GroError(f"{parts.netloc} cannot be reached: {error}") from None
+        finally:
+            connection.close()
+
+    def _connection(self) -> http.client.HTTPConnection:
+        host, port = self._parts.hostname or "", self._parts.port
+        if self._parts.scheme == "https":
+            return http.client.HTTPSConnection(host, port, timeout=TIMEOUT, context=ssl.create_default_context())
+        return http.client.HTTPConnection(host, port, timeout=TIMEOUT)
+
+
+def _lists(content: bytes) -> Tensor:
+    try:
+        lists = json.loads(content)["lists"]
+        rows = [torch.tensor(row, dtype=torch.int64) for row in lists if not any(isinstance(i, float) for i in row)]
+        if len(rows) != len(lists):
+            raise ValueError
+        return pad_sequence(rows, batch_first=True, padding_value=PADDING)
+    except (ValueError, KeyError, TypeError, RuntimeError, RecursionError, OverflowError):
+        raise GroError('it answers no JSON with lists of item ids in the field "lists"') from None
+
+
+def _local(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
