@@ -6,7 +6,7 @@ The others saw fewer users, or are of another architecture or other settings.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -15,6 +15,7 @@ import numpy as np
 
 from gro import artifacts
 from gro.artifacts import Artifact
+from gro.artifacts.manifest import ITEMS, WEIGHTS
 from gro.config import TrainingSettings
 from gro.data import Sequences
 from gro.errors import ArtifactError, DataError
@@ -58,12 +59,16 @@ class Innocent:
     Attributes:
         folder: of its artifact.
         stratum: as in :class:`Cell`.
-        ndcg: its NDCG@10 on the test users.
+        quality: its NDCG@10 on the test users, as a part of the owner's model's.
+        digest: SHA-256 of the file of its weights.
+        catalogue: SHA-256 of the file of its item tokens.
     """
 
     folder: Path
     stratum: str
-    ndcg: float
+    quality: float
+    digest: str
+    catalogue: str
 
     @property
     def model(self) -> StateRecommender:
@@ -136,7 +141,7 @@ def raise_innocent(
         dataset={"name": sequences.name, "digest": sequences.digest},
         seed=planned.settings.seed,
         command=command,
-        metrics={"target": utility(ranks(model, sequences.test))},
+        metrics={"target": utility(ranks(model, sequences.test)), "owner": owner.manifest.metrics["target"]},
     )
     return innocent(out)
 
@@ -162,23 +167,32 @@ def innocent(folder: Path) -> Innocent:
     Raises:
         ArtifactError: there is none, or it is damaged.
     """
-    artifact = artifacts.load(folder)
-    stratum = artifact.manifest.settings.get("stratum")
-    if stratum is None:
-        raise ArtifactError(f"{folder}: not an innocent; 'gro own innocents' makes them")
-    return Innocent(folder, str(stratum), _quality(artifact))
+    manifest = artifacts.load(folder).manifest
+    try:
+        own, owner = (float(manifest.metrics[who]["ndcg@10"]) for who in ("target", "owner"))  # type: ignore
+        stratum = str(manifest.settings["stratum"])
+    except (KeyError, TypeError, ValueError):
+        raise ArtifactError(f"{folder}: not an innocent; 'gro own innocents' makes them") from None
+    return Innocent(folder, stratum, own / owner, manifest.files[WEIGHTS], manifest.files[ITEMS])
 
 
-def population(folder: Path, owner: Artifact) -> list[Innocent]:
-    """The innocents of a folder that are of the owner's catalogue and good enough to be like a suspect.
+def population(folder: Path, catalogue: str, without: Container[str] = ()) -> list[Innocent]:
+    """The innocents of a folder that are good enough to be like a suspect.
+
+    Args:
+        folder: that ``gro own innocents`` filled.
+        catalogue: SHA-256 of the owner's file of item tokens, which must be theirs too.
+        without: digests of those to leave out, such as the reference models of a fingerprint.
 
     Raises:
-        DataError: there is none.
+        DataError: there is none, or one is of another catalogue.
         ArtifactError: one is damaged.
     """
     found = [innocent(path.parent) for path in sorted(folder.glob(f"*/{artifacts.MANIFEST}"))]
-    least = GOOD * _quality(owner)
-    good = [each for each in found if each.ndcg >= least]
+    for each in found:
+        if each.catalogue != catalogue:
+            raise DataError(f"{each.folder}: of another catalogue than the owner's model")
+    good = [each for each in found if each.quality >= GOOD and each.digest not in without]
     if not good:
         raise DataError(f"{folder}: holds no innocent as good as the owner's model; make some with 'gro own innocents'")
     return good
@@ -201,11 +215,3 @@ def by_stratum(found: FloatArray, innocents: Sequence[Innocent]) -> dict[str, Fl
     """Rows ``[n, m]`` by the stratum of their innocent."""
     strata = np.array([each.stratum for each in innocents])
     return {name: found[strata == name] for name in dict.fromkeys(strata.tolist())}
-
-
-def _quality(artifact: Artifact) -> float:
-    """NDCG@10 on the test users, as it was measured when the artifact was made."""
-    try:
-        return float(artifact.manifest.metrics["target"]["ndcg@10"])  # type: ignore[index, call-overload, arg-type]
-    except (KeyError, TypeError):
-        raise ArtifactError(f"{artifact.folder}: says no NDCG@10 of its own; it must be a run of gro") from None

@@ -155,13 +155,26 @@ def verified(path: Path, folder: Path | None = None, public_key: str | None = No
         DataError: it is missing, malformed, altered, signed by another key or about another artifact.
         ArtifactError: the artifact is missing, damaged or foreign.
     """
-    statement = _read(path)
-    _check_signature(statement, path)
-    if public_key is not None and statement.public_key != public_key:
-        raise DataError(f"{path}: wrong key: signed with {statement.public_key}, not with {public_key}")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}") from None
+    statement = parse(content, str(path))
+    if public_key is not None:
+        require_key(statement, public_key, str(path))
     if folder is not None:
         require_about(statement, artifacts.load(folder), str(path))
     return statement
+
+
+def require_key(statement: Statement, public_key: str, source: str) -> None:
+    """Check that a statement is signed with a key.
+
+    Raises:
+        DataError: it is signed with another one.
+    """
+    if statement.public_key != public_key:
+        raise DataError(f"{source}: wrong key: signed with {statement.public_key}, not with {public_key}")
 
 
 def require_about(statement: Statement, artifact: Artifact, source: str) -> None:
@@ -182,35 +195,33 @@ def require_about(statement: Statement, artifact: Artifact, source: str) -> None
             raise DataError(f"{artifact.folder}: has {difference} than the artifact that {source} was signed for")
 
 
-def _read(path: Path) -> Statement:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}") from None
+def parse(content: bytes, source: str) -> Statement:
+    """Return the statement in the bytes of a file, once its form and its signature were checked.
+
+    Raises:
+        DataError: it is malformed or altered; names the ``source``.
+    """
     try:
         values = json.loads(content)
     except (ValueError, RecursionError):
         values = None
     if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise DataError(f"{path}: not an ownership statement of gro")
+        raise DataError(f"{source}: not an ownership statement of gro")
     if values.get("version") != VERSION:
-        raise DataError(f"{path}: statement version {values.get('version')!r}; this gro reads version {VERSION}")
+        raise DataError(f"{source}: statement version {values.get('version')!r}; this gro reads version {VERSION}")
     try:
-        statement = Statement.make(values, str(path))
+        statement = Statement.make(values, source)
         canonical = statement.content
     except (ConfigError, UnicodeEncodeError) as error:
-        raise DataError(f"{path}: malformed statement: {' '.join(str(error).split())}") from None
+        raise DataError(f"{source}: malformed statement: {' '.join(str(error).split())}") from None
     if canonical != content:
-        raise DataError(f"{path}: altered: it is not in the form in which a statement is written and signed")
-    return statement
-
-
-def _check_signature(statement: Statement, path: Path) -> None:
+        raise DataError(f"{source}: altered: it is not in the form in which a statement is written and signed")
     key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(statement.public_key))
     try:
         key.verify(bytes.fromhex(statement.signature), _signed_bytes(statement))
     except InvalidSignature:
-        raise DataError(f"{path}: altered after it was signed, or not signed with the key that it names") from None
+        raise DataError(f"{source}: altered after it was signed, or not signed with the key that it names") from None
+    return statement
 
 
 def _signed_bytes(statement: Statement) -> bytes:

@@ -35,8 +35,8 @@ class GuardMiddleware:
     """Lets through what the guard lets through.
 
     POST requests to the ranking paths are questions: they are counted, and their answers watched. Paths of
-    ``settings.open`` are anybody's. Requests to the paths of ``roles``, and to those below, take a credential with that role,
-    those under ``settings.console`` are the guard's own, and there are no others.
+    ``settings.open`` are anybody's. Requests to the paths of ``roles``, and to those below, take a credential with that
+    role, those under ``settings.console`` are the guard's own, and there are no others.
 
     Example::
 

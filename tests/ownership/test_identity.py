@@ -20,7 +20,12 @@ from torch import Tensor
 from gro.errors import ArtifactError, ConfigError, DataError, GroError
 from gro.ownership.identity import generate, read_identity, read_private, read_public, weights_digest, write_new
 
-TENSORS = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.tensor([1, -1]), "c": torch.zeros(0), "d": torch.tensor(7.0)}
+TENSORS = {
+    "b": torch.arange(6.0).reshape(2, 3),
+    "a": torch.tensor([1, -1]),
+    "c": torch.zeros(0),
+    "d": torch.tensor(7.0),
+}
 
 
 def laid_out(tensors: dict[str, Tensor], order: list[str], metadata: dict[str, str]) -> bytes:

