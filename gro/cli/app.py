@@ -30,7 +30,7 @@ from gro.cli.guard.settings import (
     RotateKeyCommand,
     VerifyCommand,
 )
-from gro.cli.own.settings import KeygenCommand
+from gro.cli.own.settings import CompareCommand, KeygenCommand
 from gro.cli.settings import ConfigFile, DataPath, DemoCommand, Output, RecBoleFile, merge
 from gro.config import (
     AttackCommand,
@@ -189,6 +189,13 @@ COMMANDS = {
         "Make the key pair by which an owner signs statements.",
         (KeygenCommand,),
         positional="key",
+    ),
+    "own compare": Command(
+        "gro.cli.own.compare:compare",
+        "Say whether two artifacts are the same, and how alike they are next to independent models.",
+        (CompareCommand,),
+        (ConfigFile,),
+        "runs",
     ),
     "bench": Command("gro.cli.machine:bench", "Measure speed and memory against the plain way of doing each thing."),
     "logs analyse": Command(

@@ -133,6 +133,26 @@ def joint(statistics: Sequence[float], nulls: Mapping[str, FloatArray]) -> tuple
     return means[0], Calibration(strata)
 
 
+def cross_fitted(nulls: Mapping[str, Sequence[float]], folds: int, seed: int) -> dict[str, list[float]]:
+    """P-values of innocents, each calibrated by the others that are not in its fold: what claims they would meet with.
+
+    Args:
+        nulls: statistics of the innocents of each stratum.
+        folds: parts into which each stratum is dealt at random.
+        seed: of the deal.
+    """
+    rng = np.random.default_rng(seed)
+    fold = {name: rng.permutation(np.arange(len(each)) % folds) for name, each in nulls.items()}
+    values = {name: np.asarray(each) for name, each in nulls.items()}
+    found: dict[str, list[float]] = {name: [0.0] * len(each) for name, each in nulls.items()}
+    for number in range(folds):
+        others = Calibration({name: each[fold[name] != number].tolist() for name, each in values.items()})
+        for name, each in values.items():
+            for place in np.flatnonzero(fold[name] == number).tolist():
+                found[name][place] = others.p_value(float(each[place]))
+    return found
+
+
 def merged(p_values: Sequence[float]) -> float:
     """One p-value from several that may depend on each other in any way and have other nulls: Bonferroni's.
 

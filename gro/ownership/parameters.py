@@ -118,7 +118,7 @@ class ParameterMark:
         Raises:
             DataError: a number is not finite, or all rows are alike.
         """
-        leads = self._leads(_item_space(columns)[0], *self._directions(tokens))
+        leads = self._leads(item_space(columns)[0], *self._directions(tokens))
         errors = int((leads <= 0).sum())
         p_value = binomtest(len(leads) - errors, len(leads), alternative="greater").pvalue
         return Reading(len(leads), errors, float(p_value), float(leads.mean()))
@@ -138,7 +138,7 @@ class ParameterMark:
         u, v = self._directions(tokens)
         changed = table.copy()
         for _ in range(ROUNDS):
-            basis, inverse = _item_space(changed)
+            basis, inverse = item_space(changed)
             leads = self._leads(basis, u, v)
             low = leads < REACHED * strength
             if not low.any():
@@ -172,7 +172,9 @@ def item_table(model: StateRecommender) -> FloatArray:
     return model.head.weight[1 : model.n_items + 1].detach().cpu().double().numpy()
 
 
-def marked(model: StateRecommender, mark: ParameterMark, tokens: Tokens, strength: float = STRENGTH) -> StateRecommender:
+def marked(
+    model: StateRecommender, mark: ParameterMark, tokens: Tokens, strength: float = STRENGTH
+) -> StateRecommender:
     """Return a copy of a model with the mark in its item table; a second mark leaves the first one where it is.
 
     Args:
@@ -196,7 +198,7 @@ def _signs(content: bytes) -> FloatArray:
     return 2.0 * np.unpackbits(np.frombuffer(content, dtype=np.uint8)) - 1.0
 
 
-def _item_space(columns: FloatArray) -> tuple[FloatArray, FloatArray]:
+def item_space(columns: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Orthonormal basis ``W [n, r]`` of the centred columns ``C [n, d]`` and ``K [d, r]`` with ``C K = W``.
 
     Directions below the precision of 32-bit floats are left out.

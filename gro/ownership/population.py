@@ -169,7 +169,7 @@ def innocent(folder: Path) -> Innocent:
     """
     manifest = artifacts.load(folder).manifest
     try:
-        own, owner = (float(manifest.metrics[who]["ndcg@10"]) for who in ("target", "owner"))  # type: ignore
+        own, owner = (float(manifest.metrics[who]["ndcg@10"]) for who in ("target", "owner"))  # type: ignore[arg-type, call-overload, index]
         stratum = str(manifest.settings["stratum"])
     except (KeyError, TypeError, ValueError):
         raise ArtifactError(f"{folder}: not an innocent; 'gro own innocents' makes them") from None

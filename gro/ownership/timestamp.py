@@ -8,8 +8,8 @@ whose time a court presumes right) signs the digest of the file together with th
     openssl ts -verify -data statement.json -in statement.tsr -CAfile authority.pem
 
 ``statement.tsr`` is what :func:`proven_time` reads. It is stricter than openssl about DER: the answer of an authority
-that orders several certificates as it likes is refused here and has to be checked by the last of the commands. A deposit
-with a notary, or a public log, proves the same; this module cannot check those.
+that orders several certificates as it likes is refused here, and is checked by the last of the commands. A deposit with
+a notary, or a public log, proves the same; this module cannot check those.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ Overwriting with another mark is :func:`gro.ownership.parameters.marked`, once m
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -136,7 +136,7 @@ def _permute(model: nn.Module, order: Tensor) -> None:
         _reorder(order, rows=[output.weight, output.bias], columns=[output.weight])
 
 
-def _reorder(order: Tensor, rows: list[Tensor] = [], columns: list[Tensor] = []) -> None:
+def _reorder(order: Tensor, rows: Sequence[Tensor] = (), columns: Sequence[Tensor] = ()) -> None:
     for weight in rows:
         weight.copy_(weight[order])
     for weight in columns:

@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,13 +31,14 @@ TENSORS = {
 
 def laid_out(tensors: dict[str, Tensor], order: list[str], metadata: dict[str, str]) -> bytes:
     """A safetensors file whose header and data are in the given order."""
-    header, data = {"__metadata__": metadata}, b""
+    header: dict[str, Any] = {"__metadata__": metadata}
+    data = b""
     for name in order:
         tensor = tensors[name]
         content = tensor.numpy().tobytes()
         kind = {torch.float32: "F32", torch.int64: "I64"}[tensor.dtype]
         place = [len(data), len(data) + len(content)]
-        header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": place}  # type: ignore[assignment]
+        header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": place}
         data += content
     head = json.dumps(header).encode()
     return len(head).to_bytes(8, "little") + head + data
@@ -73,11 +75,10 @@ def test_what_is_no_key_is_one_line(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_key_of_another_kind_or_behind_a_password_is_refused(tmp_path: Path) -> None:
-    make = ["openssl", "genpkey", "-algorithm"]
-    subprocess.run([*make, "X25519", "-out", tmp_path / "x"], check=True, capture_output=True)
-    locked = [*make, "ED25519", "-aes-256-cbc", "-pass", "pass:secret", "-out", tmp_path / "locked"]
-    subprocess.run(locked, check=True, capture_output=True)
-    for name in ("x", "locked"):
+    kinds = {"x": ["X25519"], "locked": ["ED25519", "-aes-256-cbc", "-pass", "pass:secret"]}
+    for name, kind in kinds.items():
+        command = ["openssl", "genpkey", "-algorithm", *kind, "-out", str(tmp_path / name)]
+        subprocess.run(command, check=True, capture_output=True)
         (tmp_path / name).chmod(0o600)
         with pytest.raises(ConfigError, match="holds no Ed25519 private key"):
             read_private(tmp_path / name)

@@ -93,8 +93,8 @@ def test_openssl_verifies_it_without_this_library(written: Path, tmp_path: Path,
     values = json.loads(path.read_bytes())
     (tmp_path / "signature").write_bytes(bytes.fromhex(values.pop("signature")))
     (tmp_path / "signed").write_bytes(json.dumps(values, sort_keys=True, separators=(",", ":")).encode())
-    check = ["openssl", "pkeyutl", "-verify", "-pubin", "-inkey", public, "-rawin", "-in", tmp_path / "signed"]
-    found = subprocess.run([*check, "-sigfile", tmp_path / "signature"], check=True, capture_output=True, text=True)
+    check = f"openssl pkeyutl -verify -pubin -inkey {public} -rawin -in signed -sigfile signature".split()
+    found = subprocess.run(check, cwd=tmp_path, check=True, capture_output=True, text=True)
     assert "Verified Successfully" in found.stdout
 
 
@@ -115,7 +115,7 @@ def test_a_parent_with_another_catalogue_is_refused(plain: Path, tmp_path: Path)
     items = json.loads((other / "items.json").read_bytes())
     (other / "items.json").write_text(json.dumps([items[0], *reversed(items[1:])]))
     other = rewritten(other, tmp_path / "resealed")
-    with pytest.raises(DataError, match="resealed: has another catalogue than .*, so this was not made from it"):
+    with pytest.raises(DataError, match=r"resealed: has another catalogue than .*, so this was not made from it"):
         signed(plain, KEY, "Owner", {}, [other])
 
 

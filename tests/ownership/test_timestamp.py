@@ -32,8 +32,8 @@ class Authority:
 
     def __init__(self, folder: Path, name: str) -> None:
         folder.mkdir()
-        self.folder, self.root, self.config = folder, folder / "root.pem", folder / "config"
-        self.config.write_text(SETTINGS.format(folder=folder))
+        self.folder, self.root = folder, folder / "root.pem"
+        (folder / "config").write_text(SETTINGS.format(folder=folder))
         (folder / "serial").write_text("01\n")
         ec = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
         root = ["req", "-x509", *ec, "-keyout", "root.key", "-out", "root.pem", "-subj", f"/CN={name}", "-days", "2"]
@@ -48,8 +48,7 @@ class Authority:
     def stamp(self, file: Path) -> Path:
         query, token = file.with_suffix(".tsq"), file.with_suffix(".tsr")
         self.run("ts", "-query", "-data", file, "-sha256", "-cert", "-out", query)
-        reply = ["ts", "-reply", "-config", self.config, "-section", "tsa_config"]
-        self.run(*reply, "-queryfile", query, "-out", token)
+        self.run("ts", "-reply", "-config", "config", "-section", "tsa_config", "-queryfile", query, "-out", token)
         return token
 
 
@@ -88,10 +87,11 @@ def test_a_damaged_token_never_tells_another_time(authority: Authority, file: Pa
     for place in range(0, len(content), 5):
         token.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
         try:
-            assert proven_time(token, authority.root, file.read_bytes()) == proof  # the signature leaves out some bytes
-        except DataError as error:
-            assert "\n" not in str(error)
+            found = proven_time(token, authority.root, file.read_bytes())
+        except DataError:
             refused += 1
+        else:
+            assert found == proof  # the signature leaves out some bytes
     assert refused > 0.9 * len(content) / 5
 
 

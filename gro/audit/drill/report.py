@@ -36,6 +36,12 @@ def alarm(raised: Alarm) -> dict[str, Any]:
     return {"calls": raised.calls, "own_calls": raised.own, "score": judged.score, "reasons": reasons}
 
 
+def _named(raised: Alarm) -> dict[str, Any]:
+    """An alarm with the names of those features only."""
+    told = alarm(raised)
+    return {**told, "reasons": [each["feature"] for each in told["reasons"]]}
+
+
 def caught(gangs: Sequence[Gang]) -> dict[str, Any]:
     """Return after how many calls the first and the last account of each gang was flagged."""
     return {
@@ -43,7 +49,7 @@ def caught(gangs: Sequence[Gang]) -> dict[str, Any]:
         "last": _until([gang.alarms[-1].calls if gang.caught else math.inf for gang in gangs]),
         **share(sum(gang.caught for gang in gangs), len(gangs)),
         "flagged": [len(gang.alarms) for gang in gangs],
-        "plays": [{"calls": gang.calls, "alarms": [alarm(raised) for raised in gang.alarms]} for gang in gangs],
+        "plays": [{"calls": gang.calls, "alarms": list(map(_named, gang.alarms))} for gang in gangs],
     }
 
 
@@ -67,7 +73,7 @@ def until(calls: Mapping[str, int | None]) -> str:
 
 def reasons(alarms: Sequence[Mapping[str, Any]]) -> str:
     """Return how many of the alarms name each feature first: ``listed 4, fresh 1``."""
-    first = [each["reasons"][0]["feature"] for each in alarms if each["reasons"]]
+    first = [each["reasons"][0] for each in alarms if each["reasons"]]
     return ", ".join(f"{name} {first.count(name)}" for name in sorted(set(first), key=lambda name: -first.count(name)))
 
 
