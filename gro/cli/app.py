@@ -30,7 +30,15 @@ from gro.cli.guard.settings import (
     RotateKeyCommand,
     VerifyCommand,
 )
-from gro.cli.own.settings import CompareCommand, KeygenCommand
+from gro.cli.own.settings import (
+    CompareCommand,
+    FingerprintCommand,
+    InnocentsCommand,
+    KeygenCommand,
+    MarkCommand,
+    ReportCommand,
+    SuspectCommand,
+)
 from gro.cli.settings import ConfigFile, DataPath, DemoCommand, Output, RecBoleFile, merge
 from gro.config import (
     AttackCommand,
@@ -190,12 +198,46 @@ COMMANDS = {
         (KeygenCommand,),
         positional="key",
     ),
+    "own innocents": Command(
+        "gro.cli.own.evidence:innocents",
+        "Train independent models, by which verdicts are calibrated.",
+        (InnocentsCommand,),
+        (ConfigFile,),
+        "run",
+    ),
+    "own fingerprint": Command(
+        "gro.cli.own.evidence:fingerprint",
+        "Commit to a run's lists on secret histories that copies share, and sign a statement.",
+        (FingerprintCommand,),
+        (ConfigFile,),
+        "run",
+    ),
+    "own mark": Command(
+        "gro.cli.own.mark:mark",
+        "Put marks into a run that pass into copies of it, commit to their secrets, and sign a statement.",
+        (MarkCommand,),
+        (ConfigFile,),
+        "run",
+    ),
+    "own verify": Command(
+        "gro.cli.own.evidence:verify",
+        "Say whether a suspect is shown to be a copy: an artifact, a theft or a URL.",
+        (SuspectCommand,),
+        (ConfigFile,),
+        "suspect",
+    ),
     "own compare": Command(
         "gro.cli.own.compare:compare",
         "Say whether two artifacts are the same, and how alike they are next to independent models.",
         (CompareCommand,),
         (ConfigFile,),
         "runs",
+    ),
+    "own report": Command(
+        "gro.cli.own.report:report",
+        "Write a verdict as a report for whoever decides, once it and what it rests on were checked.",
+        (ReportCommand,),
+        positional="verdict",
     ),
     "bench": Command("gro.cli.machine:bench", "Measure speed and memory against the plain way of doing each thing."),
     "logs analyse": Command(

@@ -65,8 +65,13 @@ class Calibration:
 
     @property
     def nearest(self) -> str:
-        """The stratum whose innocents are on average most like the owner's model."""
-        return max(self.nulls, key=lambda stratum: float(np.mean(self.nulls[stratum])))
+        """The stratum whose innocents are on average most like the owner's model.
+
+        Of those that are at least half as large as the largest: the mean of a few says little.
+        """
+        largest = max(map(len, self.nulls.values()))
+        large = [name for name, each in self.nulls.items() if 2 * len(each) >= largest]
+        return max(large, key=lambda name: float(np.mean(self.nulls[name])))
 
     @property
     def least(self) -> float:
@@ -102,6 +107,7 @@ class Calibration:
             "effect": self.effect(statistic),
             "nearest": self.nearest,
             "strata": strata,
+            "nulls": {name: list(each) for name, each in self.nulls.items()},
         }
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gro import artifacts
 from gro.artifacts import Artifact
+from gro.artifacts.manifest import ITEMS
 from gro.data import HeldOut
 from gro.defenses.served import served
 from gro.errors import DataError
@@ -26,6 +27,7 @@ from gro.ownership.parameters import Tokens, item_space, item_table
 from gro.ownership.population import population
 from gro.ranking import lists
 from gro.runs import dataset_of, device_named, lists_of
+from gro.theft import stolen_copy
 
 K: Final = 10
 """Items of each list that are compared."""
@@ -55,7 +57,7 @@ def compare(first: Path, second: Path, innocents: Path | None, data_path: Path |
 
     Args:
         first: whose dataset and innocents are taken.
-        second: of the same catalogue, in any order.
+        second: of the same catalogue, in any order; a thief's copy is welcome.
         innocents: folder of independent models that ``gro own innocents`` made for ``first``.
         data_path: where the dataset is now; unset looks where it was.
         device: where lists are made.
@@ -100,16 +102,16 @@ def shared_space(x: FloatArray, y: FloatArray) -> float:
     1 for tables that are one after an invertible map and a shift; all directions count alike. Tables that have
     nothing to do with each other have ``min(d, e) / (n - 1)`` on average.
     """
-    one, other = item_space(x)[0], item_space(y)[0]
-    return _squares(one.T @ other) / max(one.shape[1], other.shape[1])
+    one, other = item_space(x), item_space(y)
+    return _squares(one.basis.T @ other.basis) / max(len(one.sizes), len(other.sizes))
 
 
 def after_permutation(x: FloatArray, y: FloatArray) -> float:
     """Cosine of two centred tables ``[n, d]`` after the permutation of the dimensions that makes it largest."""
     x, y = x - x.mean(axis=0), y - y.mean(axis=0)
     products = x.T @ y
-    best = products[linear_sum_assignment(products, maximize=True)].sum()
-    return float(best / np.sqrt(_squares(x) * _squares(y)))
+    best = float(products[linear_sum_assignment(products, maximize=True)].sum())
+    return best / float(np.sqrt(_squares(x) * _squares(y)))
 
 
 class _Renumbered:
@@ -130,7 +132,7 @@ def _likeness(ours: Artifact, real: HeldOut, device: str) -> Callable[[Artifact]
     table, where = item_table(ours.model), device_named(device)
 
     def best(artifact: Artifact, ids: IntArray) -> npt.NDArray[np.int64]:
-        model = _Renumbered(served(artifact, lists_of(artifact), 0, where), ids)
+        model = _Renumbered(_answering(artifact, where), ids)
         return lists(model, real, min(K, model.n_items))
 
     wanted = best(ours, np.arange(ours.model.n_items + 1))
@@ -146,6 +148,13 @@ def _likeness(ours: Artifact, real: HeldOut, device: str) -> Callable[[Artifact]
         )
 
     return like
+
+
+def _answering(artifact: Artifact, device: torch.device) -> Recommender:
+    """What answers for an artifact: a thief's clones together, anything else behind its defence."""
+    if "clones" in artifact.manifest.settings:
+        return stolen_copy(artifact.folder)
+    return served(artifact, lists_of(artifact), 0, device)
 
 
 def _ids_of(tokens: Tokens, artifact: Artifact) -> IntArray:
@@ -165,7 +174,7 @@ def _calibrated(
     similarity: Similarity, like: Callable[[Artifact], Similarity], owner: Artifact, folder: Path
 ) -> dict[str, Any]:
     """What independent models make of every similarity, by its name."""
-    innocents = population(folder, owner)
+    innocents = population(folder, owner.manifest.files[ITEMS])
     found = [(each.stratum, asdict(like(artifacts.load(each.folder)))) for each in innocents]
     report = {}
     for name, value in asdict(similarity).items():
@@ -178,4 +187,4 @@ def _calibrated(
 
 
 def _squares(x: FloatArray) -> float:
-    return float((x * x).sum())
+    return float(np.square(x).sum())

@@ -1,12 +1,15 @@
 """The fingerprint: the owner's lists on secret histories, chosen so that copies share them and innocents do not.
 
-Innocent models of one dataset agree where the data says what comes next. They differ where it says nothing: after
-random histories, walks along a model's own lists, chains of the coldest items, single items. A copy was made from the
-owner's lists and repeats them there too (Cao, Jia & Gong, "IPGuard", ASIA CCS 2021, look for such places at the
-decision boundary of a classifier; Lukas, Zhang & Kerschbaum, ICLR 2021, choose by reference models, as here).
+Where the data says what comes next, innocent models of it agree with the owner's as much as a stolen copy does. So the
+owner looks for histories far from the data, such as those of the coldest items, and for the rare ones that a theft
+carries over all the same: the owner robs its own model by several architectures, and keeps the histories after which
+the least faithful of these copies still shares more of the owner's list than the most similar of some innocent models.
+(Of a classifier such inputs are called conferrable: Lukas, Zhang & Kerschbaum, ICLR 2021.)
 
-It passes through extraction, since nothing was put into the model: what is recognised is the model itself. What breaks
-it is a copy that agrees with the owner's model no more than an innocent does, which is no copy worth having.
+Nothing is put into the model, so nothing can be trained out of it but the likeness itself. What breaks it: a copy that
+was made with few calls, or by an architecture that does not carry the owner's lists over so far from the data, is no
+more like the owner's model than the best innocents are, and is not claimed. Lists cut below the items that are read
+weaken it.
 """
 
 from __future__ import annotations
@@ -15,7 +18,9 @@ import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from itertools import chain, zip_longest
+from random import Random
+from typing import Annotated, Final, Literal
 
 import numpy as np
 import torch
@@ -23,18 +28,23 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from gro.artifacts import Artifact
 from gro.config import Settings
+from gro.data import Sequences
+from gro.defenses.served import exposed_by, served
 from gro.errors import ConfigError, DataError
-from gro.metrics import IntArray, agreement
-from gro.models import PADDING
-from gro.ownership.suspect import EVERY, TOGETHER, Ask, Suspect
+from gro.metrics import FloatArray, IntArray, agreement
+from gro.models import PADDING, Recommender
+from gro.ownership.population import Innocent
+from gro.ownership.suspect import EVERY, TOGETHER, Ask, K, Suspect
+from gro.runs import lists_of
+from gro.serving import RankingService
 from gro_surrogates.strategies import Autoregressive
 
-PROBES = 500
-CANDIDATES = 8
+CANDIDATES: Final = 10
 """Histories that are looked at for every one that is taken."""
-SHORT = 3
-"""Most items of a short history."""
+POOLS: Final = (10, 3, 1)
+"""Parts of the catalogue, coldest first, that histories begin in: the tenth, the third, the whole."""
 
 Items = list[Annotated[int, Field(gt=0)]]
 
@@ -102,65 +112,110 @@ def read(secret: bytes, source: str) -> Fingerprint:
     return Fingerprint(histories, lists, tuple(found.references))
 
 
+def made(
+    owner: Artifact,
+    sequences: Sequences,
+    innocents: Sequence[Innocent],
+    copies: Sequence[Recommender],
+    *,
+    probes: int,
+    references: int,
+) -> Fingerprint:
+    """Make a fingerprint of an artifact as it is served, behind its defence.
+
+    Args:
+        owner: the artifact.
+        sequences: its interactions.
+        innocents: among which the reference models are drawn, the strata in turn.
+        copies: that the owner stole of it.
+        probes: secret histories.
+        references: models to choose them by.
+
+    Raises:
+        DataError: there is no innocent or no copy.
+        GroError: the artifact's defence cannot apply.
+    """
+    drawn = in_turn(innocents, references, secrets.SystemRandom())
+    target = served(owner, lists_of(owner), 0, torch.device("cpu"))
+    service = RankingService(target, exposed_by(target, lists_of(owner)))
+    k = min(K, service.k)
+    seen = np.bincount(sequences.train.items, minlength=sequences.n_items + 1)[1:]
+    histories, lists = choose(
+        service,
+        [RankingService(each, k) for each in copies],
+        [RankingService(each.model, k) for each in drawn],
+        torch.from_numpy(np.argsort(seen, kind="stable") + 1),
+        length=owner.model.max_length,
+        probes=probes,
+        generator=torch.Generator().manual_seed(secrets.randbits(63)),
+    )
+    return Fingerprint(histories, lists[:, :k], tuple(each.digest for each in drawn))
+
+
+def in_turn(innocents: Sequence[Innocent], count: int, random: Random) -> list[Innocent]:
+    """Draw up to ``count`` innocents, as many of each stratum as can be."""
+    strata: dict[str, list[Innocent]] = {}
+    for each in random.sample(innocents, len(innocents)):
+        strata.setdefault(each.stratum, []).append(each)
+    turns = chain.from_iterable(zip_longest(*strata.values()))
+    return [each for each in turns if each is not None][:count]
+
+
 def choose(
     owner: Ask,
+    copies: Sequence[Ask],
     references: Sequence[Ask],
-    n_items: int,
-    length: int,
     coldest: Tensor,
     *,
-    probes: int = PROBES,
-    seed: int | None = None,
+    length: int,
+    probes: int,
+    generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Choose secret histories: those after which the reference models share least of the owner's lists.
+    """Choose histories by the lead of the least faithful copy over the most similar innocent, the largest first.
 
     Args:
         owner: answers with lists ``[B, K]``.
+        copies: of the owner's model; answer with ``[B, k]``.
         references: innocent models; never those that calibrate a verdict.
-        n_items: size of the catalogue.
+        coldest: every item id, those that the owner's data knows least first.
         length: longest history.
-        coldest: item ids, of which the owner's data knows least first.
         probes: how many to choose.
-        seed: for tests alone; unset draws a secret one.
+        generator: source of all choices.
 
     Returns:
         Histories ``[P, length]``, right-padded, and the owner's lists after them ``[P, K]``.
 
     Raises:
-        DataError: there is no reference model.
+        DataError: there is no copy or no reference model.
     """
-    if not references:
-        raise DataError("a fingerprint is chosen by at least one innocent model")
-    generator = torch.Generator().manual_seed(secrets.randbits(63) if seed is None else seed)
-    histories = candidates(owner, n_items, length, coldest, CANDIDATES * probes, generator)
+    if not copies or not references:
+        raise DataError("a fingerprint is chosen by at least one copy and one innocent model")
+    histories = candidates(owner, coldest, CANDIDATES * probes, length, generator)
     lists = answers(owner, histories)
-    shared = np.mean([agreement(answers(each, histories), lists, lists.shape[1]) for each in references], axis=0)
-    chosen = torch.from_numpy(np.argsort(shared, kind="stable")[:probes])
+    like_copies, like_innocents = (
+        np.stack([_shared(answers(each, histories), lists) for each in models]) for models in (copies, references)
+    )
+    lead = like_copies.min(axis=0) - like_innocents.max(axis=0)
+    chosen = torch.from_numpy(np.argsort(-lead, kind="stable")[:probes])
     return histories[chosen], torch.from_numpy(lists)[chosen]
 
 
-def candidates(
-    owner: Ask, n_items: int, length: int, coldest: Tensor, count: int, generator: torch.Generator
-) -> Tensor:
-    """Histories ``[count, length]`` of four kinds: walks, random ones, cold ones, short ones.
+def candidates(owner: Ask, coldest: Tensor, count: int, length: int, generator: torch.Generator) -> Tensor:
+    """Histories ``[count, length]``, right-padded: some cold items, then a walk along the owner's lists, as thieves do.
 
-    Walks go along the owner's own lists, as thieves do; cold ones are made of the coldest tenth of the items.
+    The first items, one at least and often all, come from the coldest tenth of the catalogue, the coldest third, or the
+    whole of it.
     """
-    quarter = -(-count // 4)
-    cold = coldest[: max(1, n_items // 10)]
-    histories = torch.cat(
-        [
-            _walks(owner, quarter, n_items, length, generator),
-            torch.randint(1, n_items + 1, (quarter, length), generator=generator),
-            cold[torch.randint(len(cold), (quarter, length), generator=generator)],
-            torch.randint(1, n_items + 1, (quarter, length), generator=generator),
-        ]
-    )
-    short = min(SHORT, length)
-    lengths = torch.randint(short, length + 1, (len(histories),), generator=generator)
-    lengths[-quarter:] = torch.randint(1, short + 1, (quarter,), generator=generator)
-    histories = histories.masked_fill(torch.arange(length) >= lengths[:, None], PADDING)
-    return histories[torch.randperm(len(histories), generator=generator)[:count]]
+    pools = [coldest[: max(1, len(coldest) // part)] for part in POOLS]
+    pool = torch.randint(len(pools), (count,), generator=generator)
+    drawn = torch.stack([each[torch.randint(len(each), (count, length), generator=generator)] for each in pools])
+    cold = drawn[pool, torch.arange(count)]
+    begun, lengths = (torch.randint(1, length + 1, (count,), generator=generator) for _ in range(2))
+    walk, histories = Autoregressive(), cold[:, :1]
+    for place in range(1, length):
+        following = walk.pick(histories, owner(histories), len(coldest), generator)
+        histories = torch.cat([histories, torch.where(place < begun, cold[:, place], following)[:, None]], dim=1)
+    return histories.masked_fill(torch.arange(length) >= lengths[:, None], PADDING)
 
 
 def answers(model: Ask, histories: Tensor) -> IntArray:
@@ -168,10 +223,5 @@ def answers(model: Ask, histories: Tensor) -> IntArray:
     return np.concatenate([model(part).numpy() for part in histories.split(TOGETHER)])
 
 
-def _walks(owner: Ask, size: int, n_items: int, length: int, generator: torch.Generator) -> Tensor:
-    strategy = Autoregressive()
-    histories = strategy.start(size, n_items, generator)
-    while histories.shape[1] < length:
-        following = strategy.pick(histories, owner(histories), n_items, generator)
-        histories = torch.cat([histories, following[:, None]], dim=1)
-    return histories
+def _shared(lists: IntArray, owners: IntArray) -> FloatArray:
+    return agreement(lists, owners, lists.shape[1])

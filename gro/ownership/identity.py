@@ -21,7 +21,6 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from safetensors import SafetensorError, deserialize
 
-from gro import artifacts
 from gro.artifacts import Artifact
 from gro.artifacts.manifest import ITEMS, MANIFEST, WEIGHTS, read_bytes, sha256
 from gro.errors import ArtifactError, ConfigError, DataError
@@ -111,15 +110,6 @@ def identify(artifact: Artifact) -> Identity:
         raise ArtifactError(f"{artifact.folder}: was replaced while it was read")
     manifest = sha256(read_bytes(artifact.folder / MANIFEST))
     return Identity(weights_digest(content), manifest, artifact.manifest.files[ITEMS])
-
-
-def read_identity(folder: Path) -> Identity:
-    """Read an artifact, its checksums first, and return its digests.
-
-    Raises:
-        ArtifactError: it is missing, damaged or foreign.
-    """
-    return identify(artifacts.load(folder))
 
 
 def weights_digest(content: bytes) -> str:

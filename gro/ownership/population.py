@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import torch
 
 from gro import artifacts
 from gro.artifacts import Artifact
@@ -33,6 +34,7 @@ ARCHITECTURES: Final = ("SASRec", "GRU4Rec", "NARM")
 SHARES: Final = (0.5, 0.9)
 """Least and largest share of the users of an innocent that saw fewer."""
 DROPOUTS: Final = (0.1, 0.2, 0.3, 0.5)
+CPU: Final = torch.device("cpu")
 GOOD: Final = 0.7
 """An innocent whose NDCG@10 is a smaller part of the owner's than this is too bad to be like a suspect."""
 
@@ -104,6 +106,7 @@ def raise_innocent(
     settings: TrainingSettings,
     seed: int,
     out: Path,
+    device: torch.device = CPU,
     progress: Progress | None = None,
 ) -> Innocent:
     """Train innocent ``number`` into ``out``, or go on where it was interrupted, or find it there.
@@ -115,6 +118,7 @@ def raise_innocent(
         settings: by which the owner's model was trained.
         seed: of the population.
         out: folder of the innocent's artifact.
+        device: where to train.
         progress: receives steps and epochs.
 
     Raises:
@@ -131,7 +135,7 @@ def raise_innocent(
             )
         return innocent(out)
     seen = some_users(sequences, planned.users, planned.settings.seed)
-    model = build(planned.settings, sequences.n_items, seed=planned.settings.seed)
+    model = build(planned.settings, sequences.n_items, seed=planned.settings.seed).to(device)
     fit(model, seen, planned.settings, folder=out, progress=progress or Quiet())
     artifacts.save(
         out,
@@ -215,3 +219,19 @@ def by_stratum(found: FloatArray, innocents: Sequence[Innocent]) -> dict[str, Fl
     """Rows ``[n, m]`` by the stratum of their innocent."""
     strata = np.array([each.stratum for each in innocents])
     return {name: found[strata == name] for name in dict.fromkeys(strata.tolist())}
+
+
+def strata(folder: Path) -> dict[str, dict[str, float]]:
+    """What a folder of innocents holds: of each stratum, models, good ones, and mean quality."""
+    found: dict[str, list[Innocent]] = {}
+    for path in sorted(folder.glob(f"*/{artifacts.MANIFEST}")):
+        each = innocent(path.parent)
+        found.setdefault(each.stratum, []).append(each)
+    return {
+        name: {
+            "innocents": len(members),
+            "good": sum(each.quality >= GOOD for each in members),
+            "quality": float(np.mean([each.quality for each in members])),
+        }
+        for name, members in found.items()
+    }

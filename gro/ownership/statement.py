@@ -36,7 +36,7 @@ Signature = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Person = Annotated[str, Field(min_length=1, max_length=200)]
 Moment = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00$")]
-"""ISO 8601 in UTC, to the second."""
+"""ISO 8601 in UTC, to the second; text, so that it is signed as it is written."""
 
 
 class Subject(Settings):
@@ -211,10 +211,10 @@ def parse(content: bytes, source: str) -> Statement:
         raise DataError(f"{source}: statement version {values.get('version')!r}; this gro reads version {VERSION}")
     try:
         statement = Statement.make(values, source)
-        canonical = statement.content
+        written = statement.content
     except (ConfigError, UnicodeEncodeError) as error:
         raise DataError(f"{source}: malformed statement: {' '.join(str(error).split())}") from None
-    if canonical != content:
+    if written != content:
         raise DataError(f"{source}: altered: it is not in the form in which a statement is written and signed")
     key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(statement.public_key))
     try:
@@ -229,7 +229,7 @@ def _signed_bytes(statement: Statement) -> bytes:
 
 
 def _canonical(values: Mapping[str, Any]) -> bytes:
-    """RFC 8785, whose order of keys (UTF-16) is that of code points here: every key is ASCII."""
+    """JSON in the form of RFC 8785, for strings and whole numbers, and keys in ASCII."""
     return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 

@@ -18,10 +18,13 @@ from torch import Tensor
 
 from gro import artifacts
 from gro.artifacts import Artifact
+from gro.artifacts.manifest import ITEMS
+from gro.defenses.served import served
 from gro.errors import GroError
 from gro.metrics import agreement
 from gro.models import PADDING, Recommender
 from gro.ownership.wire import Endpoint
+from gro.runs import lists_of
 from gro.serving import RankingService, check_histories
 from gro.theft import stolen_copy
 
@@ -124,13 +127,16 @@ def in_hand(recommender: Recommender, *, k: int = K, budget: int = BUDGET) -> Su
     return Suspect(RankingService(recommender, k), recommender.n_items, k=k, budget=budget)
 
 
-def suspected(what: str, owner: Artifact, *, k: int = K, budget: int = BUDGET, key: str | None = None) -> Suspect:
+def suspected(
+    what: str, n_items: int, catalogue: str, *, k: int = K, budget: int = BUDGET, key: str | None = None
+) -> Suspect:
     """Suspect an artifact, a theft or an endpoint.
 
     Args:
         what: folder of an artifact or of a theft (:func:`gro.theft.stolen_copy`), or the URL that histories are posted
             to, as :command:`gro serve` has it.
-        owner: the artifact that may have been copied.
+        n_items: size of the owner's catalogue.
+        catalogue: SHA-256 of the owner's file of item tokens.
         k: items of a list that are read.
         budget: most calls.
         key: what the endpoint takes as its API key.
@@ -141,8 +147,14 @@ def suspected(what: str, owner: Artifact, *, k: int = K, budget: int = BUDGET, k
         ConfigError: the URL is not one that may be asked.
     """
     if "://" in what:
-        return Suspect(Endpoint(what, key, k), owner.manifest.n_items, k=k, budget=budget)
-    copy = artifacts.load(Path(what))
-    if not np.array_equal(copy.item_tokens, owner.item_tokens):
-        raise Inconclusive(f"{what}: of another catalogue than {owner.folder}")
-    return in_hand(stolen_copy(Path(what)), k=k, budget=budget)
+        return Suspect(Endpoint(what, key, k), n_items, k=k, budget=budget)
+    artifact = artifacts.load(Path(what))
+    if artifact.manifest.files[ITEMS] != catalogue:
+        raise Inconclusive(f"{what}: is of another catalogue than the owner's model")
+    recommender = stolen_copy(Path(what)) if "clones" in artifact.manifest.settings else _served(artifact)
+    return in_hand(recommender, k=k, budget=budget)
+
+
+def _served(artifact: Artifact) -> Recommender:
+    """What the artifact answers behind its defence."""
+    return served(artifact, lists_of(artifact), 0, torch.device("cpu"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Literal
@@ -39,6 +40,7 @@ class Verdict:
         p_value: of all tests together; ``None`` where there is no verdict.
         tests: what each test found; see :meth:`gro.ownership.calibration.Calibration.report`.
         together: the same of the joint statistic, where there are several tests.
+        made: when the suspect was asked, ISO 8601, UTC.
     """
 
     verdict: Literal["copy", "not shown", "inconclusive"]
@@ -48,6 +50,7 @@ class Verdict:
     p_value: float | None = None
     tests: Mapping[str, Any] = field(default_factory=dict)
     together: Mapping[str, Any] | None = None
+    made: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     def report(self) -> dict[str, Any]:
         """What ``--json`` prints."""
@@ -120,3 +123,8 @@ def committed_tests(statement: Statement, secrets: Path) -> list[Test]:
         raise ConfigError(f"the statement commits to no test of a suspect's answers: {', '.join(READERS)}")
     paths = {name: secrets / f"{name}{SUFFIX}" for name in names}
     return [READERS[name](unseal(path, statement.commitments[name]), str(path)) for name, path in paths.items()]
+
+
+def references(tests: Sequence[Test]) -> set[str]:
+    """Digests of the innocents that helped to make tests: they calibrate nothing."""
+    return {digest for test in tests if isinstance(test, fingerprint.Fingerprint) for digest in test.references}

@@ -108,7 +108,7 @@ def _matrices(model: nn.Module) -> list[nn.Parameter]:
 def _mix(model: GRU4Rec | NARM, by: Tensor) -> None:
     """Write the table ``E`` as ``E A``: what reads it takes ``A^-1`` in, what is compared with it ``A^-T`` out."""
     last = [model.dense.weight, model.dense.bias] if isinstance(model, GRU4Rec) else [model.b.weight]
-    first, table = model.gru.weight_ih_l0, model.item_embedding.weight
+    first, table = model.gru.get_parameter("weight_ih_l0"), model.item_embedding.weight
     inverse = torch.linalg.inv(by)
     for weight, changed in (
         (table, table.double() @ by),
@@ -118,7 +118,7 @@ def _mix(model: GRU4Rec | NARM, by: Tensor) -> None:
         weight.copy_(changed)
 
 
-def _permute(model: nn.Module, order: Tensor) -> None:
+def _permute(model: StateRecommender, order: Tensor) -> None:
     """Number the dimensions of the stream that runs through all layers anew."""
     for module in model.modules():
         if isinstance(module, nn.Embedding):
@@ -143,7 +143,7 @@ def _reorder(order: Tensor, rows: Sequence[Tensor] = (), columns: Sequence[Tenso
         weight.copy_(weight[:, order])
 
 
-def _scale(model: nn.Module, by: float) -> None:
+def _scale(model: StateRecommender, by: float) -> None:
     """Multiply all that is added up before the first layer norm, and so all scores."""
     for module in model.modules():
         if isinstance(module, nn.Embedding):

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 from torch import Tensor
 
+from gro import artifacts
 from gro.errors import ArtifactError, ConfigError, DataError, GroError
-from gro.ownership.identity import generate, read_identity, read_private, read_public, weights_digest, write_new
+from gro.ownership.identity import generate, identify, read_private, read_public, weights_digest, write_new
 
 TENSORS = {
     "b": torch.arange(6.0).reshape(2, 3),
@@ -126,11 +127,11 @@ def test_what_is_not_safetensors_is_refused(content: bytes) -> None:
 
 
 def test_an_artifact_has_an_identity_only_when_it_is_whole(plain: Path, tmp_path: Path) -> None:
-    found, copy = read_identity(plain), tmp_path / "copy"
+    found, copy = identify(artifacts.load(plain)), tmp_path / "copy"
     shutil.copytree(plain, copy)
-    assert read_identity(copy) == found
+    assert identify(artifacts.load(copy)) == found
     assert found.manifest == hashlib.sha256((plain / "manifest.json").read_bytes()).hexdigest()
     weights = copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
     with pytest.raises(GroError, match="damaged"):
-        read_identity(copy)
+        identify(artifacts.load(copy))

@@ -16,9 +16,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gro import artifacts
 from gro.errors import ArtifactError, ConfigError, DataError, GroError
 from gro.ownership.commitment import commit
-from gro.ownership.identity import generate, hexadecimal, read_identity, read_private, read_public
+from gro.ownership.identity import generate, hexadecimal, identify, read_private, read_public
 from gro.ownership.statement import Statement, signed, verified
 
 COMMITTED = {"fingerprint": commit(b"probes")[1], "mark.trigger": commit(b"mark")[1]}
@@ -79,7 +80,7 @@ def test_a_statement_is_read_as_it_was_signed(written: Path, statement: Statemen
         "A. Nalyst",
         "Ünal & Söhne <GmbH>",
     )
-    assert found.artifact.weights == read_identity(plain).weights
+    assert found.artifact.weights == identify(artifacts.load(plain)).weights
     assert found.artifact.dataset.name == "tiny"
     assert found.commitments == COMMITTED
     assert abs((datetime.now(UTC) - datetime.fromisoformat(found.signed_at)).total_seconds()) < 600
@@ -102,8 +103,10 @@ def test_the_lineage_names_every_parent(plain: Path, tmp_path: Path) -> None:
     protected = rewritten(plain, tmp_path / "protected", created="2026-02-03T04:05:06+00:00")
     marked = rewritten(plain, tmp_path / "marked", created="2026-03-03T04:05:06+00:00")
     found = signed(marked, KEY, "Owner", {}, [plain, protected])
-    assert [part.manifest for part in found.lineage] == [read_identity(p).manifest for p in (plain, protected)]
-    assert found.artifact.manifest == read_identity(marked).manifest
+    assert [part.manifest for part in found.lineage] == [
+        identify(artifacts.load(p)).manifest for p in (plain, protected)
+    ]
+    assert found.artifact.manifest == identify(artifacts.load(marked)).manifest
     (tmp_path / "x").mkdir()
     with pytest.raises(ArtifactError, match="not an artifact"):
         signed(plain, KEY, "Owner", {}, [tmp_path / "x"])

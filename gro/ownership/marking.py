@@ -1,0 +1,208 @@
+"""Putting marks into a model's behaviour, within a budget of utility: to be what it was, but for the marks."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils import clip_grad_norm_
+
+from gro.config import ModelSettings
+from gro.data import Sequences
+from gro.data.windows import batches
+from gro.errors import GroError
+from gro.metrics import ndcg
+from gro.models import StateRecommender, build
+from gro.models.base import device_of
+from gro.optimizer.gro import sample_ends
+from gro.ownership.settings import MarkSettings
+from gro.ownership.suspect import K, Suspect, in_hand
+from gro.ranking import ranks
+from gro.training import Log, Progress, Quiet, Trainer
+
+RANDOM = 16
+"""Random histories in a step: what thieves ask is no real history."""
+RANDOM_LENGTH = 24
+POSITIONS = 16
+"""Prefixes of a history that one step looks at."""
+CLIP = 5.0
+OVERSPENT = -1.0
+"""Score of an epoch that is beyond the budget, less what it cost."""
+
+
+class Mark(ABC):
+    """A test (:class:`gro.ownership.calibration.Test`) whose answer is trained into a model."""
+
+    name: str
+
+    @property
+    @abstractmethod
+    def calls(self) -> int:
+        """Most calls that it makes of a suspect."""
+
+    @abstractmethod
+    def statistic(self, suspect: Suspect) -> float:
+        """Ask a suspect; the larger, the clearer the mark."""
+
+    @abstractmethod
+    def secret(self) -> bytes:
+        """What is committed to and kept."""
+
+    def moved(self, table: Tensor) -> Tensor:
+        """Which rows of the item table ``[rows, d]`` are trained, 1 or 0 each ``[rows, 1]``; nothing else is."""
+        return torch.ones_like(table[:, :1])
+
+    def promoted(self, states: Tensor) -> Tensor | float:
+        """What is to be added to the plain model's scores after its states ``[..., d]``: ``[..., n_items]``."""
+        return 0.0
+
+    def recited(self, model: StateRecommender) -> Tensor | float:
+        """Loss of what the model is to know by heart."""
+        return 0.0
+
+
+def marked(
+    plain: StateRecommender,
+    architecture: ModelSettings,
+    sequences: Sequences,
+    marks: Sequence[Mark],
+    settings: MarkSettings,
+    progress: Progress | None = None,
+) -> tuple[StateRecommender, Log]:
+    """Return a copy of a model with marks in it, on the device of the model, and how its training went.
+
+    Args:
+        plain: trained.
+        architecture: of the plain model.
+        sequences: its interactions; the last two items of each user are held out.
+        marks: what is put into it.
+        settings: of the training.
+        progress: receives steps and epochs.
+
+    Raises:
+        GroError: no epoch was within the budget, or the plain model ranks no validation item among its 10 best.
+    """
+    exact = architecture.model_copy(update={"dropout": 0.0, "attention_dropout": 0.0})
+    model = build(exact, plain.n_items).to(device_of(plain))
+    model.load_state_dict(plain.state_dict())
+    return model, Marking(model, plain, sequences, marks, settings).run(progress or Quiet())
+
+
+@dataclass(frozen=True)
+class Marking:
+    """Trains marks into a model.
+
+    After real histories and after random ones the model learns to score as the plain one does, but for what is
+    promoted; beside it, what it is to know by heart. Of the epochs whose relative loss of validation NDCG@10 is within
+    the budget the one is kept that shows the marks best. All marks weigh half as much after an epoch that overspent,
+    and twice as much again, up to what was asked for, after one that did not.
+
+    Attributes:
+        model: begins as the plain model, without dropout; trained in place.
+        plain: what it was.
+        sequences: all interactions; the last two items of each user are held out.
+        marks: what is put into it.
+        settings: of the training.
+    """
+
+    model: StateRecommender
+    plain: StateRecommender
+    sequences: Sequences
+    marks: Sequence[Mark]
+    settings: MarkSettings
+
+    def run(self, progress: Progress) -> Log:
+        """Mark the model; it is left with the weights of the best epoch.
+
+        Raises:
+            GroError: no epoch was within the budget, or the plain model ranks no validation item among its 10 best.
+        """
+        if not self._before:
+            raise GroError(
+                f"{self.sequences.name}: the model ranks no validation item among its 10 best; train it first"
+            )
+        log = Trainer(
+            modules={"model": self.model},
+            optimizers=[self._optimizer],
+            epochs=self.settings.epochs,
+            patience=0,
+            seed=self.settings.seed,
+            schedule="linear",
+            progress=progress,
+        ).run(self._epoch, self._validate)
+        budget = self.settings.utility_budget
+        if (least := min(figures["utility_loss"] for figures in log.figures)) > budget:
+            raise GroError(
+                f"marking costs at least {least:.2%} of validation NDCG@10, and the budget is {budget:.2%}: ask for "
+                "weaker marks, more epochs or a larger budget"
+            )
+        return log
+
+    @cached_property
+    def _optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam([self.model.head.weight], lr=self.settings.learning_rate)
+
+    @cached_property
+    def _teacher(self) -> StateRecommender:
+        return deepcopy(self.plain).eval().requires_grad_(False)
+
+    @cached_property
+    def _before(self) -> float:
+        return _ndcg(self._teacher, self.sequences)
+
+    def _epoch(self, log: Log, seed: int) -> Iterator[float]:
+        weight, device, table = self._weight(log), device_of(self.model), self.model.head.weight
+        moved = torch.stack([mark.moved(table) for mark in self.marks]).amax(dim=0)
+        windows = batches(self.sequences.train, self.model.max_length, self.settings.batch_size, seed)
+        for done, batch in enumerate(windows, start=1):
+            asked = (batch.items.to(device), _random_histories(self.model).to(device))
+            losses = [self._imitation(each, weight) for each in asked]
+            losses += [weight * torch.as_tensor(mark.recited(self.model)) for mark in self.marks]
+            self._optimizer.zero_grad()
+            torch.stack(losses).sum().backward()
+            table.grad = None if table.grad is None else table.grad * moved
+            self._optimizer.step()
+            yield done / len(windows)
+
+    def _imitation(self, histories: Tensor, weight: float) -> Tensor:
+        """Mean KL divergence from what is wanted, after sampled prefixes of histories ``[B, T]``, ``T >= 2``."""
+        ends = sample_ends(histories, POSITIONS if self.model.one_pass else 1)
+        with torch.no_grad():
+            states = self._teacher.prefix_states(histories[:, :-1], ends)
+            promoted = sum(mark.promoted(states) for mark in self.marks)
+            wanted = (self._teacher.item_scores(states) + weight * promoted).log_softmax(dim=-1)
+        found = self.model.prefix_scores(histories[:, :-1], ends).log_softmax(dim=-1)
+        return F.kl_div(found, wanted, reduction="none", log_target=True).sum(dim=-1).mean()
+
+    def _weight(self, log: Log) -> float:
+        """How much of the marks the epoch that follows the logged ones teaches, at most 1."""
+        weight = 1.0
+        for figures in log.figures:
+            overspent = figures["utility_loss"] > self.settings.utility_budget
+            weight = weight / 2 if overspent else min(2 * weight, 1.0)
+        return weight
+
+    def _validate(self, log: Log) -> tuple[float, dict[str, float]]:
+        lost = 1 - _ndcg(self.model, self.sequences) / self._before
+        shown = {mark.name: self._shown(mark) for mark in self.marks}
+        score = math.prod(max(value, 0.0) for value in shown.values())
+        within = lost <= self.settings.utility_budget
+        return (score if within else OVERSPENT - lost), {"weight": self._weight(log), "utility_loss": lost, **shown}
+
+    def _shown(self, mark: Mark) -> float:
+        return mark.statistic(in_hand(self.model, k=min(K, self.model.n_items)))
+
+
+def _random_histories(model: StateRecommender) -> Tensor:
+    return torch.randint(1, model.n_items + 1, (RANDOM, 1 + min(RANDOM_LENGTH, model.max_length)))
+
+
+def _ndcg(model: StateRecommender, sequences: Sequences) -> float:
+    return float(ndcg(ranks(model, sequences.valid), 10).mean())

@@ -1,0 +1,149 @@
+"""From independent models to a verdict, by commands."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gro import artifacts
+from gro.cli import main
+from gro.errors import ArtifactError, DataError
+from gro.ownership.population import GOOD, innocent, population
+from tests.conftest import Answer
+
+COUNT = 16
+SIZE = "hidden_size = 8\ninner_size = 8\nn_layers = 1\nn_heads = 1\n"
+CARD = SIZE + "sequence_length = 8\nlearning_rate = 0.02\nepochs = 15\n"
+Gro = Callable[..., Answer]
+
+
+@pytest.fixture(scope="session")
+def owned(learnt: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the owner's run, innocents, a key and a fingerprint."""
+    folder = tmp_path_factory.mktemp("owned")
+    shutil.copytree(learnt, folder / "run")
+    (folder / "thief.toml").write_text(CARD)
+    run, innocents, key = folder / "run", folder / "innocents", folder / "key"
+    for arguments in (
+        ["own", "keygen", key],
+        ["own", "innocents", run, "--out", innocents, "--count", COUNT, "--epochs", 6],
+        ["own", "fingerprint", run, "--key", key, "--owner", "A. Owner", "--innocents", innocents, "--out",
+         folder / "print", "--probes", 100, "--references", 4, "--thief", folder / "thief.toml", "--calls", 600],
+    ):  # fmt: skip
+        assert main([str(each) for each in (*arguments, "--quiet")]) == 0
+    return folder
+
+
+@pytest.fixture
+def verify(gro: Gro, owned: Path) -> Callable[..., Answer]:
+    def verify(suspect: object, *arguments: object, innocents: Path = owned / "innocents") -> Answer:
+        statement = owned / "print" / "statement.json"
+        given = ("--statement", statement, "--innocents", innocents, *arguments)
+        return gro("own", "verify", suspect, *given, "--json", "--quiet")
+
+    return verify
+
+
+def test_what_was_stolen_is_claimed(verify: Callable[..., Answer], owned: Path) -> None:
+    theft = next((owned / "run.thefts").glob("thief-*/manifest.json")).parent
+    for suspect in (owned / "run", theft):
+        found = verify(suspect, "--alpha", "0.2").json
+        assert found["verdict"] == "copy", found["reason"]
+        assert found["p_value"] <= 0.2
+        assert found["calls"] == 105
+        assert found["tests"]["fingerprint"]["effect"] > 2
+
+
+def test_innocents_are_rarely_claimed(verify: Callable[..., Answer], owned: Path, tmp_path: Path) -> None:
+    """Each by the others, those that chose the histories aside."""
+    shutil.copytree(owned / "innocents", tmp_path / "others")
+    claimed = []
+    used = json.loads((owned / "print" / "fingerprint.secret").read_bytes()[32:])["references"]
+    for each in population(owned / "innocents", artifacts.load(owned / "run").manifest.files["items.json"], used):
+        aside = shutil.move(tmp_path / "others" / each.folder.name, tmp_path / "suspect")
+        claimed.append(verify(aside, "--alpha", "0.25", innocents=tmp_path / "others").json["verdict"] == "copy")
+        shutil.move(aside, tmp_path / "others" / each.folder.name)
+    assert len(claimed) >= 8
+    assert np.mean(claimed) <= 0.25
+
+
+def test_too_few_innocents_make_no_verdict(verify: Callable[..., Answer], owned: Path) -> None:
+    found = verify(owned / "run").json
+    assert found["verdict"] == "inconclusive"
+    assert "needs 99 innocents" in found["reason"]
+    assert found["p_value"] is None
+
+
+def test_too_few_calls_make_no_verdict(verify: Callable[..., Answer], owned: Path) -> None:
+    found = verify(owned / "run", "--calls", "90").json
+    assert (found["verdict"], found["calls"]) == ("inconclusive", 0)
+
+
+def test_another_catalogue_makes_no_verdict(verify: Callable[..., Answer], owned: Path, tmp_path: Path) -> None:
+    artifact = artifacts.load(owned / "run")
+    artifacts.save(
+        tmp_path / "other",
+        model=artifact.model,
+        settings=artifact.manifest.model,
+        item_tokens=artifact.item_tokens[[0, *range(len(artifact.item_tokens) - 1, 0, -1)]],
+        dataset=artifact.manifest.dataset.model_dump(),
+        seed=0,
+        command={},
+        metrics={},
+    )
+    found = verify(tmp_path / "other").json
+    assert found["verdict"] == "inconclusive"
+    assert "catalogue" in found["reason"]
+
+
+def test_another_key_an_altered_secret_and_an_altered_statement_are_refused(
+    gro: Gro, verify: Callable[..., Answer], owned: Path, tmp_path: Path
+) -> None:
+    assert gro("own", "keygen", tmp_path / "mine").code == 0
+    assert "wrong key" in verify(owned / "run", "--public-key", tmp_path / "mine.pub").line
+    assert verify(owned / "run", "--alpha", "0.2", "--public-key", owned / "key.pub").code == 0
+    secrets = tmp_path / "secrets"
+    shutil.copytree(owned / "print", secrets)
+    content = bytearray((secrets / "fingerprint.secret").read_bytes())
+    content[-20] ^= 1
+    (secrets / "fingerprint.secret").write_bytes(content)
+    assert "not the secret that was committed to" in verify(owned / "run", "--secrets", secrets).line
+    assert "missing" in verify(tmp_path / "nothing").line
+
+
+def test_a_fingerprint_is_never_overwritten(gro: Gro, owned: Path) -> None:
+    before = (owned / "print" / "fingerprint.secret").read_bytes()
+    arguments = ("--key", owned / "key", "--owner", "A", "--innocents", owned / "innocents", "--out", owned / "print")
+    assert "never overwritten" in gro("own", "fingerprint", owned / "run", *arguments).line
+    assert (owned / "print" / "fingerprint.secret").read_bytes() == before
+    assert (owned / "print" / "fingerprint.secret").stat().st_mode & 0o777 == 0o600
+
+
+def test_innocents_are_kept_and_half_of_them_differ_by_the_seed_alone(gro: Gro, owned: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (owned / "innocents").glob("*/manifest.json")}
+    arguments = ("--out", owned / "innocents", "--count", COUNT)
+    found = gro("own", "innocents", owned / "run", *arguments, "--epochs", "6", "--json", "--quiet").json["strata"]
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert {name: each["innocents"] for name, each in found.items()} == {
+        "seed": 8, "users": 3, "architecture": 3, "settings": 2,
+    }  # fmt: skip
+    assert "another model" in gro("own", "innocents", owned / "run", *arguments, "--epochs", "5", "--quiet").line
+
+
+def test_a_bad_model_is_no_innocent_to_compare_with(owned: Path, tmp_path: Path) -> None:
+    catalogue = artifacts.load(owned / "run").manifest.files["items.json"]
+    every = [innocent(path.parent) for path in (owned / "innocents").glob("*/manifest.json")]
+    good = population(owned / "innocents", catalogue)
+    assert {each.digest for each in good} == {each.digest for each in every if each.quality >= GOOD}
+    assert good[0].digest not in {each.digest for each in population(owned / "innocents", catalogue, {good[0].digest})}
+    with pytest.raises(DataError, match="holds no innocent"):
+        population(tmp_path, catalogue)
+    with pytest.raises(DataError, match="another catalogue"):
+        population(owned / "innocents", "0" * 64)
+    with pytest.raises(ArtifactError, match="not an innocent"):
+        innocent(owned / "run")
