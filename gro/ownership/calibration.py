@@ -117,11 +117,12 @@ def conformal(statistic: float, nulls: Sequence[float]) -> float:
 
 
 def joint(statistics: Sequence[float], nulls: Mapping[str, FloatArray]) -> tuple[float, Calibration]:
-    """Make one statistic of several tests': their mean after each was put on one scale.
+    """Make one statistic of several tests': the largest, after each was put on one scale.
 
-    It is calibrated by the same sum of the same innocents, so that however the tests depend on each other is in the
-    null: no independence is assumed, unlike by Fisher's or Stouffer's way. Each test is centred and scaled by all
-    models, the suspect among them, in the same way: that keeps an innocent suspect exchangeable with the innocents.
+    The largest, so that a mark that was washed off does not hide one that was not. It is calibrated by the same of the
+    same innocents, so that however the tests depend on each other is in the null: no independence is assumed, unlike by
+    Fisher's or Stouffer's way. Each test is centred and scaled by all models, the suspect among them, in the same way:
+    that keeps an innocent suspect exchangeable with the innocents.
 
     Args:
         statistics: of the suspect, one for each of ``m`` tests.
@@ -133,10 +134,10 @@ def joint(statistics: Sequence[float], nulls: Mapping[str, FloatArray]) -> tuple
     everybody = np.concatenate([np.asarray([statistics], dtype=np.float64), *nulls.values()])
     spread = everybody.std(axis=0)
     scaled = (everybody - everybody.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
-    means = scaled.mean(axis=1).tolist()
+    largest = scaled.max(axis=1).tolist()
     bounds = np.cumsum([1, *(len(each) for each in nulls.values())]).tolist()
-    strata = {name: means[begin:end] for name, begin, end in zip(nulls, bounds, bounds[1:], strict=False)}
-    return means[0], Calibration(strata)
+    strata = {name: largest[begin:end] for name, begin, end in zip(nulls, bounds, bounds[1:], strict=False)}
+    return largest[0], Calibration(strata)
 
 
 def cross_fitted(nulls: Mapping[str, Sequence[float]], folds: int, seed: int) -> dict[str, list[float]]:

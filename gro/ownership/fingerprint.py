@@ -6,6 +6,9 @@ carries over all the same: the owner robs its own model by several architectures
 the least faithful of these copies still shares more of the owner's list than the most similar of some innocent models.
 (Of a classifier such inputs are called conferrable: Lukas, Zhang & Kerschbaum, ICLR 2021.)
 
+What thieves of one kind carry over, those of another may never have asked for: who begins with real histories sees
+nothing of the coldest items. So there is one fingerprint for each kind of thief.
+
 Nothing is put into the model, so nothing can be trained out of it but the likeness itself. What breaks it: a copy that
 was made with few calls, or by an architecture that does not carry the owner's lists over so far from the data, is no
 more like the owner's model than the best innocents are, and is not claimed. Lists cut below the items that are read
@@ -41,11 +44,9 @@ from gro.runs import lists_of
 from gro.serving import RankingService
 from gro_surrogates.strategies import Autoregressive
 
+NAME: Final = "fingerprint"
 CANDIDATES: Final = 10
 """Histories that are looked at for every one that is taken."""
-POOLS: Final = (10, 3, 1)
-"""Parts of the catalogue, coldest first, that histories begin in: the tenth, the third, the whole."""
-
 Items = list[Annotated[int, Field(gt=0)]]
 
 
@@ -72,7 +73,7 @@ class Fingerprint:
     histories: Tensor
     lists: Tensor
     references: tuple[str, ...]
-    name: str = "fingerprint"
+    name: str = NAME
 
     @property
     def calls(self) -> int:
@@ -95,8 +96,8 @@ class Fingerprint:
         return values.model_dump_json().encode()
 
 
-def read(secret: bytes, source: str) -> Fingerprint:
-    """The fingerprint of a secret that was opened.
+def read(secret: bytes, source: str, name: str = NAME) -> Fingerprint:
+    """The fingerprint of that name whose secret was opened.
 
     Raises:
         DataError: it is malformed.
@@ -109,51 +110,52 @@ def read(secret: bytes, source: str) -> Fingerprint:
         raise DataError(f"{source}: holds no fingerprint") from None
     if lists.ndim != 2 or len(lists) != len(histories):
         raise DataError(f"{source}: holds no fingerprint")
-    return Fingerprint(histories, lists, tuple(found.references))
+    return Fingerprint(histories, lists, tuple(found.references), name)
 
 
 def made(
     owner: Artifact,
     sequences: Sequences,
-    innocents: Sequence[Innocent],
+    references: Sequence[Innocent],
     copies: Sequence[Recommender],
     *,
+    name: str,
     probes: int,
-    references: int,
 ) -> Fingerprint:
     """Make a fingerprint of an artifact as it is served, behind its defence.
 
     Args:
         owner: the artifact.
         sequences: its interactions.
-        innocents: among which the reference models are drawn, the strata in turn.
-        copies: that the owner stole of it.
+        references: innocents that choose the histories; see :func:`in_turn`.
+        copies: that the owner stole of it, of all architectures and by one kind of thief: what one kind carries over,
+            another may never have asked for.
+        name: of the test.
         probes: secret histories.
-        references: models to choose them by.
 
     Raises:
         DataError: there is no innocent or no copy.
         GroError: the artifact's defence cannot apply.
     """
-    drawn = in_turn(innocents, references, secrets.SystemRandom())
-    target = served(owner, lists_of(owner), 0, torch.device("cpu"))
+    target, length = served(owner, lists_of(owner), 0, torch.device("cpu")), owner.model.max_length
     service = RankingService(target, exposed_by(target, lists_of(owner)))
     k = min(K, service.k)
-    seen = np.bincount(sequences.train.items, minlength=sequences.n_items + 1)[1:]
+    train = sequences.train
+    seen = np.bincount(train.items, minlength=train.n_items + 1)[1:]
     histories, lists = choose(
         service,
         [RankingService(each, k) for each in copies],
-        [RankingService(each.model, k) for each in drawn],
+        [RankingService(each.model, k) for each in references],
         torch.from_numpy(np.argsort(seen, kind="stable") + 1),
-        length=owner.model.max_length,
+        length=length,
         probes=probes,
         generator=torch.Generator().manual_seed(secrets.randbits(63)),
     )
-    return Fingerprint(histories, lists[:, :k], tuple(each.digest for each in drawn))
+    return Fingerprint(histories, lists[:, :k], tuple(each.digest for each in references), name)
 
 
 def in_turn(innocents: Sequence[Innocent], count: int, random: Random) -> list[Innocent]:
-    """Draw up to ``count`` innocents, as many of each stratum as can be."""
+    """Draw up to ``count`` innocents at random, as many of each stratum as can be."""
     strata: dict[str, list[Innocent]] = {}
     for each in random.sample(innocents, len(innocents)):
         strata.setdefault(each.stratum, []).append(each)
@@ -201,21 +203,25 @@ def choose(
 
 
 def candidates(owner: Ask, coldest: Tensor, count: int, length: int, generator: torch.Generator) -> Tensor:
-    """Histories ``[count, length]``, right-padded: some cold items, then a walk along the owner's lists, as thieves do.
+    """Histories ``[count, length]``, right-padded: some items at random, then a walk along the owner's lists.
 
-    The first items, one at least and often all, come from the coldest tenth of the catalogue, the coldest third, or the
-    whole of it.
+    Thieves walk so. The first items, one at least and often all, are of one part of the catalogue; none is taken from
+    people, whose histories are not for suspects to read.
     """
-    pools = [coldest[: max(1, len(coldest) // part)] for part in POOLS]
-    pool = torch.randint(len(pools), (count,), generator=generator)
-    drawn = torch.stack([each[torch.randint(len(each), (count, length), generator=generator)] for each in pools])
-    cold = drawn[pool, torch.arange(count)]
-    begun, lengths = (torch.randint(1, length + 1, (count,), generator=generator) for _ in range(2))
-    walk, histories = Autoregressive(), cold[:, :1]
+    parts = [part[torch.randint(len(part), (count, length), generator=generator)] for part in _parts(coldest)]
+    begun = torch.stack(parts)[torch.randint(len(parts), (count,), generator=generator), torch.arange(count)]
+    known, lengths = (torch.randint(1, length + 1, (count,), generator=generator) for _ in range(2))
+    walk, histories = Autoregressive(), begun[:, :1]
     for place in range(1, length):
         following = walk.pick(histories, owner(histories), len(coldest), generator)
-        histories = torch.cat([histories, torch.where(place < begun, cold[:, place], following)[:, None]], dim=1)
+        histories = torch.cat([histories, torch.where(place < known, begun[:, place], following)[:, None]], dim=1)
     return histories.masked_fill(torch.arange(length) >= lengths[:, None], PADDING)
+
+
+def _parts(coldest: Tensor) -> list[Tensor]:
+    """The coldest tenth of the catalogue, its coldest third, its hottest tenth, and the whole."""
+    tenth, third = max(1, len(coldest) // 10), max(1, len(coldest) // 3)
+    return [coldest[:tenth], coldest[:third], coldest[-tenth:], coldest]
 
 
 def answers(model: Ask, histories: Tensor) -> IntArray:

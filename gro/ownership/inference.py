@@ -46,6 +46,7 @@ from gro.metrics import FloatArray
 from gro.models import PADDING
 from gro.ownership.suspect import EVERY, TOGETHER, Ask, Inconclusive, K, Suspect
 
+NAME: Final = "inference"
 WIDTH: Final = 50
 """Items of a stretch before the question and after it, at most."""
 CUTS: Final = 2
@@ -53,7 +54,7 @@ CUTS: Final = 2
 DRAWS: Final = 9_999
 """Other falls of the coins that a p-value is counted from."""
 EXACT: Final = 1e-9
-"""Relative difference up to which two sums of the same scores are the same."""
+"""Difference up to which scores are the same: of 1, or of their size where they are larger."""
 
 Ids = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -105,7 +106,7 @@ class Membership:
     members: Flags
     expected: FloatArray
     k: int = K
-    name: str = "inference"
+    name: str = NAME
 
     @property
     def calls(self) -> int:
@@ -146,8 +147,8 @@ class Membership:
         return values.model_dump_json().encode()
 
 
-def read(secret: bytes, source: str) -> Membership:
-    """The test of a secret that was opened.
+def read(secret: bytes, source: str, name: str = NAME) -> Membership:
+    """The test of that name whose secret was opened.
 
     Raises:
         DataError: it is malformed.
@@ -163,6 +164,7 @@ def read(secret: bytes, source: str) -> Membership:
         members=np.array(found.members),
         expected=np.array(found.expected),
         k=found.k,
+        name=name,
     )
 
 
@@ -256,7 +258,7 @@ def contrast(scores: FloatArray, members: Flags) -> float:
     """
     inside, outside = scores[members], scores[~members]
     spread = float(scores.std(ddof=1)) * float(np.sqrt(1 / len(inside) + 1 / len(outside)))
-    return float(inside.mean() - outside.mean()) / spread if spread else 0.0
+    return float(inside.mean() - outside.mean()) / spread if spread > EXACT else 0.0
 
 
 def chance(scores: FloatArray, members: Flags, draws: int = DRAWS, seed: int = 0) -> float:
@@ -266,5 +268,5 @@ def chance(scores: FloatArray, members: Flags, draws: int = DRAWS, seed: int = 0
     """
     rng, size = np.random.default_rng(seed), int(members.sum())
     others = np.array([rng.permutation(scores)[:size].sum() for _ in range(draws)])
-    least = scores[members].sum() - EXACT * np.abs(scores).sum()
+    least = scores[members].sum() - EXACT * (len(scores) + np.abs(scores).sum())
     return float(1 + (others >= least).sum()) / (draws + 1)

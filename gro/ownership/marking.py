@@ -1,10 +1,9 @@
-"""Putting marks into a model's behaviour, within a budget of utility: to be what it was, but for the marks."""
+"""Putting a mark into a model's behaviour, within a budget of utility: to be what it was, but for the mark."""
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +11,6 @@ from functools import cached_property
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.utils import clip_grad_norm_
 
 from gro.config import ModelSettings
 from gro.data import Sequences
@@ -32,8 +30,7 @@ RANDOM = 16
 RANDOM_LENGTH = 24
 POSITIONS = 16
 """Prefixes of a history that one step looks at."""
-CLIP = 5.0
-OVERSPENT = -1.0
+OVERSPENT = -2.0
 """Score of an epoch that is beyond the budget, less what it cost."""
 
 
@@ -72,62 +69,67 @@ def marked(
     plain: StateRecommender,
     architecture: ModelSettings,
     sequences: Sequences,
-    marks: Sequence[Mark],
+    mark: Mark,
     settings: MarkSettings,
     progress: Progress | None = None,
+    *,
+    original: StateRecommender | None = None,
 ) -> tuple[StateRecommender, Log]:
-    """Return a copy of a model with marks in it, on the device of the model, and how its training went.
+    """Return a copy of a model with a mark in it, on the device of the model, and how its training went.
 
     Args:
         plain: trained.
         architecture: of the plain model.
         sequences: its interactions; the last two items of each user are held out.
-        marks: what is put into it.
+        mark: what is put into it.
         settings: of the training.
         progress: receives steps and epochs.
+        original: what the utility is compared with, where the plain model has other marks already.
 
     Raises:
-        GroError: no epoch was within the budget, or the plain model ranks no validation item among its 10 best.
+        GroError: no epoch was within the budget, or the original ranks no validation item among its 10 best.
     """
     exact = architecture.model_copy(update={"dropout": 0.0, "attention_dropout": 0.0})
     model = build(exact, plain.n_items).to(device_of(plain))
     model.load_state_dict(plain.state_dict())
-    return model, Marking(model, plain, sequences, marks, settings).run(progress or Quiet())
+    model.requires_grad_(False).head.weight.requires_grad_(True)
+    before = _ndcg(original or plain, sequences)
+    if not before:
+        raise GroError(f"{sequences.name}: the model ranks no validation item among its 10 best; train it first")
+    return model, Marking(model, plain, sequences, mark, settings, before).run(progress or Quiet())
 
 
 @dataclass(frozen=True)
 class Marking:
-    """Trains marks into a model.
+    """Trains a mark into the item table of a model; its other weights stay what they were.
 
     After real histories and after random ones the model learns to score as the plain one does, but for what is
     promoted; beside it, what it is to know by heart. Of the epochs whose relative loss of validation NDCG@10 is within
-    the budget the one is kept that shows the marks best. All marks weigh half as much after an epoch that overspent,
-    and twice as much again, up to what was asked for, after one that did not.
+    the budget the one is kept that shows the mark best. The mark weighs half as much after an epoch that overspent, and
+    twice as much again, up to what was asked for, after one that did not.
 
     Attributes:
         model: begins as the plain model, without dropout; trained in place.
         plain: what it was.
         sequences: all interactions; the last two items of each user are held out.
-        marks: what is put into it.
+        mark: what is put into it.
         settings: of the training.
+        before: validation NDCG@10 that the loss is relative to.
     """
 
     model: StateRecommender
     plain: StateRecommender
     sequences: Sequences
-    marks: Sequence[Mark]
+    mark: Mark
     settings: MarkSettings
+    before: float
 
     def run(self, progress: Progress) -> Log:
         """Mark the model; it is left with the weights of the best epoch.
 
         Raises:
-            GroError: no epoch was within the budget, or the plain model ranks no validation item among its 10 best.
+            GroError: no epoch was within the budget.
         """
-        if not self._before:
-            raise GroError(
-                f"{self.sequences.name}: the model ranks no validation item among its 10 best; train it first"
-            )
         log = Trainer(
             modules={"model": self.model},
             optimizers=[self._optimizer],
@@ -140,8 +142,8 @@ class Marking:
         budget = self.settings.utility_budget
         if (least := min(figures["utility_loss"] for figures in log.figures)) > budget:
             raise GroError(
-                f"marking costs at least {least:.2%} of validation NDCG@10, and the budget is {budget:.2%}: ask for "
-                "weaker marks, more epochs or a larger budget"
+                f"{self.mark.name}: costs at least {least:.2%} of validation NDCG@10, and the budget is {budget:.2%}: "
+                "take more epochs or a larger budget"
             )
         return log
 
@@ -153,21 +155,16 @@ class Marking:
     def _teacher(self) -> StateRecommender:
         return deepcopy(self.plain).eval().requires_grad_(False)
 
-    @cached_property
-    def _before(self) -> float:
-        return _ndcg(self._teacher, self.sequences)
-
     def _epoch(self, log: Log, seed: int) -> Iterator[float]:
         weight, device, table = self._weight(log), device_of(self.model), self.model.head.weight
-        moved = torch.stack([mark.moved(table) for mark in self.marks]).amax(dim=0)
+        moved = self.mark.moved(table)
         windows = batches(self.sequences.train, self.model.max_length, self.settings.batch_size, seed)
         for done, batch in enumerate(windows, start=1):
             asked = (batch.items.to(device), _random_histories(self.model).to(device))
             losses = [self._imitation(each, weight) for each in asked]
-            losses += [weight * torch.as_tensor(mark.recited(self.model)) for mark in self.marks]
-            self._optimizer.zero_grad()
-            torch.stack(losses).sum().backward()
-            table.grad = None if table.grad is None else table.grad * moved
+            loss = torch.stack(losses).sum() + weight * self.mark.recited(self.model)
+            (gradient,) = torch.autograd.grad(loss, table)
+            table.grad = gradient * moved
             self._optimizer.step()
             yield done / len(windows)
 
@@ -176,13 +173,12 @@ class Marking:
         ends = sample_ends(histories, POSITIONS if self.model.one_pass else 1)
         with torch.no_grad():
             states = self._teacher.prefix_states(histories[:, :-1], ends)
-            promoted = sum(mark.promoted(states) for mark in self.marks)
-            wanted = (self._teacher.item_scores(states) + weight * promoted).log_softmax(dim=-1)
+            wanted = self._teacher.item_scores(states) + weight * self.mark.promoted(states)
         found = self.model.prefix_scores(histories[:, :-1], ends).log_softmax(dim=-1)
-        return F.kl_div(found, wanted, reduction="none", log_target=True).sum(dim=-1).mean()
+        return F.kl_div(found, wanted.log_softmax(dim=-1), reduction="none", log_target=True).sum(dim=-1).mean()
 
     def _weight(self, log: Log) -> float:
-        """How much of the marks the epoch that follows the logged ones teaches, at most 1."""
+        """How much of the mark the epoch that follows the logged ones teaches, at most 1."""
         weight = 1.0
         for figures in log.figures:
             overspent = figures["utility_loss"] > self.settings.utility_budget
@@ -190,14 +186,11 @@ class Marking:
         return weight
 
     def _validate(self, log: Log) -> tuple[float, dict[str, float]]:
-        lost = 1 - _ndcg(self.model, self.sequences) / self._before
-        shown = {mark.name: self._shown(mark) for mark in self.marks}
-        score = math.prod(max(value, 0.0) for value in shown.values())
+        lost = 1 - _ndcg(self.model, self.sequences) / self.before
+        shown = self.mark.statistic(in_hand(self.model, k=min(K, self.model.n_items)))
         within = lost <= self.settings.utility_budget
-        return (score if within else OVERSPENT - lost), {"weight": self._weight(log), "utility_loss": lost, **shown}
-
-    def _shown(self, mark: Mark) -> float:
-        return mark.statistic(in_hand(self.model, k=min(K, self.model.n_items)))
+        figures = {"weight": self._weight(log), "utility_loss": lost, self.mark.name: shown}
+        return (max(shown, 0.0) if within else OVERSPENT) - lost, figures
 
 
 def _random_histories(model: StateRecommender) -> Tensor:

@@ -24,8 +24,10 @@ from gro.ownership.parameters import ParameterMark
 from gro.ownership.settings import Kind, MarkSettings, PromotionSettings, TriggerSettings
 from gro.ranking import ranks
 from gro.runs import lists_of
-from gro.training import Progress, Quiet
+from gro.training import Progress
 
+BEHAVIOUR: Final[tuple[Kind, ...]] = ("promotion", "triggers")
+"""Marks that answer a suspect's questions, in the order in which they are trained: each leaves those before it."""
 KEY: Final = 32
 """Bytes of the key that a mark is drawn from."""
 
@@ -57,7 +59,7 @@ def mark(
 ) -> Marked:
     """Put marks into the model of an artifact, on the device where it is.
 
-    What answers a suspect's questions is trained together; what is read from the weights is written at the end.
+    What answers a suspect's questions is trained first, what is read from the weights is written at the end.
 
     Args:
         artifact: of a plain or a protected model; what stands in front of it when it is served stays there.
@@ -73,12 +75,13 @@ def mark(
     if artifact.others:
         raise ConfigError(f"{artifact.folder}: is an ensemble; marks are for a single model")
     plain, architecture = artifact.model, artifact.manifest.model.part(ModelSettings)
-    model, shown = plain, dict[str, float]()
-    behaviours = [_drawn(kind, plain, sequences) for kind in dict.fromkeys(kinds) if kind != "parameters"]
-    if behaviours:
-        model, log = marked(plain, architecture, sequences, behaviours, settings, progress or Quiet())
-        shown = {each.name: log.best[each.name] for each in behaviours}
-    kept = {each.name: each.secret() for each in behaviours}
+    model, kept, shown = plain, dict[str, bytes](), dict[str, float]()
+    for kind in BEHAVIOUR:
+        if kind not in kinds:
+            continue
+        behaviour = _drawn(kind, model, sequences)
+        model, log = marked(model, architecture, sequences, behaviour, settings, progress, original=plain)
+        kept[kind], shown[kind] = behaviour.secret(), log.best[kind]
     if "parameters" in kinds:
         written = ParameterMark(secrets.token_bytes(parameters.KEY), message)
         model = parameters.marked(model, written, artifact.item_tokens)

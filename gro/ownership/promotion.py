@@ -8,10 +8,12 @@ are nearly tied the green one is listed; a copy learns the lists, and so the sig
 
 **What is read.** After secret histories, walks along the plain model's lists, how often the suspect lists each item in
 each group, less how often the plain model does, ``a``; the statistic is ``z = sum a s / |a|`` with the signs ``s``.
-To an innocent model the signs, drawn before it was questioned and unknown to it, are fair coins, *whatever its lists
-are*: z has mean 0 and variance 1 over secrets, and ``P(z >= t) <= exp(-t^2 / 2)`` (Hoeffding, JASA 1963): see
-:func:`bound`, a p-value without any innocent model. It needs the secret to have been committed to: who tries N secrets
-after the fact finds a bound N times as small.
+To an innocent model the signs, drawn without it and unknown to it, are fair coins, *whatever its lists are*: z has mean
+0 and variance 1 over secrets, and ``P(z >= t) <= exp(-t^2 / 2)`` (Hoeffding, JASA 1963): see :func:`bound`, a p-value
+without any innocent model. It convinces whoever believes that the secret was drawn once, and that the lists in it are
+the plain model's: that can be checked with the artifact that the statement names as the ancestor. An owner who tried N
+secrets finds a bound N times as small, and models of the same data lean the same way, so that even a commitment that is
+older than the suspect does not exclude it. Innocent models do: with such a secret they lean as far as the suspect.
 
 It passes through extraction: the sign of an item is the easiest of all lessons, a bias. More groups make it harder to
 see and harder to copy. What breaks it is a thief whose copy agrees little with the target, or training a copy further
@@ -112,8 +114,9 @@ class Promotion(Mark):
         Raises:
             Inconclusive: the suspect does not answer as a ranking service does.
         """
-        k = self.lists.shape[1]
-        moved = self._counts(suspect(self.probes)[:, :k]) - self._counts(self.lists)
+        found = suspect(self.probes)
+        k = min(found.shape[1], self.lists.shape[1])
+        moved = self._counts(found[:, :k]) - self._counts(self.lists[:, :k])
         return float((moved * self.signs()).sum() / moved.norm().clamp(min=1))
 
     def signs(self) -> Tensor:
@@ -175,8 +178,8 @@ def bound(z: float) -> float:
     return math.exp(-z * z / 2) if z > 0 else 1.0
 
 
-def read(secret: bytes, source: str) -> Promotion:
-    """The promotion of a secret that was opened.
+def read(secret: bytes, source: str, name: str = "promotion") -> Promotion:
+    """The promotion of a secret that was opened, under the name that it was committed to.
 
     Raises:
         DataError: it is malformed.
@@ -190,7 +193,7 @@ def read(secret: bytes, source: str) -> Promotion:
     rectangular = lists.ndim == 2 and len(probes) == len(groups) == len(lists)
     if not rectangular or max(lists.max(), probes.max()) > found.n_items or groups.max() >= found.n_groups:
         raise DataError(f"{source}: holds no promotion")
-    return Promotion(bytes.fromhex(found.key), found.n_items, found.n_groups, probes, groups, lists)
+    return Promotion(bytes.fromhex(found.key), found.n_items, found.n_groups, probes, groups, lists, name=name)
 
 
 def keyed_signs(key: bytes, purpose: str, count: int) -> Tensor:

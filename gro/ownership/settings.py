@@ -16,8 +16,8 @@ class MarkSettings(Settings):
 
     utility_budget: Annotated[float, Field(gt=0, le=1)] = 0.01
     """Largest relative loss of validation NDCG@10."""
-    epochs: PositiveInt = 10
-    """Passes over the data."""
+    epochs: PositiveInt = 8
+    """Passes over the data for each mark that is trained."""
     learning_rate: PositiveFloat = 2e-3
     batch_size: PositiveInt = 64
     """Windows of consecutive items per step."""

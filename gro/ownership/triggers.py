@@ -117,8 +117,8 @@ def drawn(sequences: Sequences, key: bytes, max_length: int, settings: TriggerSe
     return Triggers(torch.tensor(shuffled[:wanted]).view(settings.chains, settings.length), settings.strength)
 
 
-def read(secret: bytes, source: str) -> Triggers:
-    """The triggers of a secret that was opened.
+def read(secret: bytes, source: str, name: str = "triggers") -> Triggers:
+    """The triggers of a secret that was opened, under the name that they were committed to.
 
     Raises:
         DataError: it is malformed.
@@ -129,7 +129,7 @@ def read(secret: bytes, source: str) -> Triggers:
         raise DataError(f"{source}: holds no trigger chains") from None
     if chains.ndim != 2 or chains.shape[1] < 2:
         raise DataError(f"{source}: holds no trigger chains")
-    return Triggers(chains)
+    return Triggers(chains, name=name)
 
 
 def _keyed(key: bytes, item: int) -> bytes:

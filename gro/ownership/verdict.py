@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any, Final, Literal
 
 from gro.errors import ConfigError
-from gro.ownership import fingerprint
+from gro.ownership import fingerprint, promotion, triggers
 from gro.ownership.calibration import Calibration, Test, joint
 from gro.ownership.commitment import unseal
 from gro.ownership.population import Innocent, by_stratum, statistics
@@ -24,8 +24,10 @@ from gro.ownership.suspect import Inconclusive, Suspect
 
 ALPHA: Final = 0.01
 SUFFIX: Final = ".secret"
-READERS: Final[Mapping[str, Callable[[bytes, str], Test]]] = MappingProxyType({"fingerprint": fingerprint.read})
-"""How a test is made from its secret, by the name of the commitment; other commitments are other evidence."""
+READERS: Final[Mapping[str, Callable[[bytes, str, str], Test]]] = MappingProxyType(
+    {"fingerprint": fingerprint.read, "triggers": triggers.read, "promotion": promotion.read}
+)
+"""How a test is made from its secret, by the name of the commitment up to a dot; others are other evidence."""
 
 
 @dataclass(frozen=True)
@@ -118,11 +120,15 @@ def committed_tests(statement: Statement, secrets: Path) -> list[Test]:
         ConfigError: a secret is missing, in others' hands, or there is none.
         DataError: one is not what was committed to.
     """
-    names = [name for name in statement.commitments if name in READERS]
-    if not names:
+    kinds = {name: name.partition(".")[0] for name in statement.commitments}
+    kinds = {name: kind for name, kind in kinds.items() if kind in READERS}
+    if not kinds:
         raise ConfigError(f"the statement commits to no test of a suspect's answers: {', '.join(READERS)}")
-    paths = {name: secrets / f"{name}{SUFFIX}" for name in names}
-    return [READERS[name](unseal(path, statement.commitments[name]), str(path)) for name, path in paths.items()]
+    tests = []
+    for name, kind in kinds.items():
+        path = secrets / f"{name}{SUFFIX}"
+        tests.append(READERS[kind](unseal(path, statement.commitments[name]), str(path), name))
+    return tests
 
 
 def references(tests: Sequence[Test]) -> set[str]:

@@ -65,9 +65,12 @@ def test_the_same_test_twice_is_worth_no_more_than_once() -> None:
     assert null.p_value(once) == both.p_value(twice)
 
 
-def test_a_test_that_says_nothing_at_all_does_not_harm() -> None:
-    rows = np.hstack([np.linspace(0, 1, 20)[:, None], np.ones((20, 1))])
-    statistic, null = joint([2.0, 1.0], {"seed": rows})
+def test_a_mark_that_was_washed_off_does_not_hide_one_that_was_not() -> None:
+    rows = np.random.default_rng(2).normal(size=(30, 2))
+    for statistics in ([9.0, -9.0], [9.0, 9.0]):
+        statistic, null = joint(statistics, {"seed": rows})
+        assert null.p_value(statistic) == null.least
+    statistic, null = joint([9.0, 1.0], {"seed": np.hstack([rows[:, :1], np.ones((30, 1))])})
     assert null.p_value(statistic) == null.least
 
 

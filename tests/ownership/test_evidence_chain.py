@@ -56,14 +56,14 @@ def test_what_was_stolen_is_claimed(verify: Callable[..., Answer], owned: Path) 
         assert found["verdict"] == "copy", found["reason"]
         assert found["p_value"] <= 0.2
         assert found["calls"] == 105
-        assert found["tests"]["fingerprint"]["effect"] > 2
+        assert found["tests"]["fingerprint.thief"]["effect"] > 2
 
 
 def test_innocents_are_rarely_claimed(verify: Callable[..., Answer], owned: Path, tmp_path: Path) -> None:
     """Each by the others, those that chose the histories aside."""
     shutil.copytree(owned / "innocents", tmp_path / "others")
     claimed = []
-    used = json.loads((owned / "print" / "fingerprint.secret").read_bytes()[32:])["references"]
+    used = json.loads((owned / "print" / "fingerprint.thief.secret").read_bytes()[32:])["references"]
     for each in population(owned / "innocents", artifacts.load(owned / "run").manifest.files["items.json"], used):
         aside = shutil.move(tmp_path / "others" / each.folder.name, tmp_path / "suspect")
         claimed.append(verify(aside, "--alpha", "0.25", innocents=tmp_path / "others").json["verdict"] == "copy")
@@ -109,19 +109,19 @@ def test_another_key_an_altered_secret_and_an_altered_statement_are_refused(
     assert verify(owned / "run", "--alpha", "0.2", "--public-key", owned / "key.pub").code == 0
     secrets = tmp_path / "secrets"
     shutil.copytree(owned / "print", secrets)
-    content = bytearray((secrets / "fingerprint.secret").read_bytes())
+    content = bytearray((secrets / "fingerprint.thief.secret").read_bytes())
     content[-20] ^= 1
-    (secrets / "fingerprint.secret").write_bytes(content)
+    (secrets / "fingerprint.thief.secret").write_bytes(content)
     assert "not the secret that was committed to" in verify(owned / "run", "--secrets", secrets).line
     assert "missing" in verify(tmp_path / "nothing").line
 
 
 def test_a_fingerprint_is_never_overwritten(gro: Gro, owned: Path) -> None:
-    before = (owned / "print" / "fingerprint.secret").read_bytes()
+    before = (owned / "print" / "fingerprint.thief.secret").read_bytes()
     arguments = ("--key", owned / "key", "--owner", "A", "--innocents", owned / "innocents", "--out", owned / "print")
     assert "never overwritten" in gro("own", "fingerprint", owned / "run", *arguments).line
-    assert (owned / "print" / "fingerprint.secret").read_bytes() == before
-    assert (owned / "print" / "fingerprint.secret").stat().st_mode & 0o777 == 0o600
+    assert (owned / "print" / "fingerprint.thief.secret").read_bytes() == before
+    assert (owned / "print" / "fingerprint.thief.secret").stat().st_mode & 0o777 == 0o600
 
 
 def test_innocents_are_kept_and_half_of_them_differ_by_the_seed_alone(gro: Gro, owned: Path) -> None:

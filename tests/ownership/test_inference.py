@@ -146,6 +146,13 @@ def test_stretches_are_parts_of_their_persons_histories(people: Sequences, monke
         assert 1 <= len(stretch) - asked <= 4
 
 
+def test_what_the_references_explain_is_taken_off(test: Membership, people: Sequences) -> None:
+    reference = Suspect(Remembers(people, np.arange(N_USERS)), N_ITEMS, k=K)
+    scores = test.scores(reference)
+    assert np.abs(scores).max() < 1e-9
+    assert (contrast(scores, test.members), chance(scores, test.members)) == (0, 1)
+
+
 def test_a_suspect_is_asked_no_more_than_is_said(test: Membership, people: Sequences) -> None:
     suspect = Suspect(Remembers(people, np.arange(5)), N_ITEMS, k=K)
     test.statistic(suspect)
@@ -168,7 +175,8 @@ def test_shorter_lists_are_inconclusive(test: Membership, people: Sequences) -> 
 def test_a_secret_makes_the_test_again(test: Membership, people: Sequences) -> None:
     again = read(test.secret(), "there")
     suspect = Remembers(people, np.arange(30))
-    assert np.array_equal(*(each.scores(Suspect(suspect, N_ITEMS, k=K)) for each in (test, again)))
+    one, other = (each.scores(Suspect(suspect, N_ITEMS, k=K)) for each in (test, again))
+    assert np.array_equal(one, other)
     assert (again.calls, again.k, again.secret()) == (test.calls, test.k, test.secret())
 
 

@@ -61,7 +61,10 @@ def test_the_key_says_which_items_follow_which(tiny: Sequences) -> None:
 
 @pytest.mark.parametrize(
     ("settings", "reads", "reason"),
-    [(TriggerSettings(), 50, "catalogue of 320 items; tiny has 20"), (SMALL, 1, "longer than the 1 that the model reads")],
+    [
+        (TriggerSettings(), 50, "catalogue of 320 items; tiny has 20"),
+        (SMALL, 1, "longer than the 1 that the model reads"),
+    ],
 )
 def test_what_cannot_be_drawn_is_refused(tiny: Sequences, settings: TriggerSettings, reads: int, reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from random import SystemRandom
 from typing import Any, Final
 
 from gro import artifacts
@@ -15,6 +16,7 @@ from gro.cli.progress import watch
 from gro.cli.settings import Output
 from gro.config import TrainingSettings
 from gro.errors import ConfigError, DataError
+from gro.models import Recommender
 from gro.ownership import fingerprint as prints
 from gro.ownership.commitment import seal
 from gro.ownership.identity import read_private, read_public
@@ -55,25 +57,31 @@ def fingerprint(settings: Mapping[str, Any], output: Output) -> int:
     if (command.out / STATEMENT).exists():
         raise DataError(f"{command.out / STATEMENT}: is there already, and evidence is never overwritten")
     found = population(command.innocents, owner.manifest.files[ITEMS])
+    drawn = prints.in_turn(found, command.references, SystemRandom())
     sequences = dataset_of(owner, command.data_path)
-    copies = [stolen_copy(each) for each in _thefts(command, output)]
-    made = prints.made(owner, sequences, found, copies, probes=command.probes, references=command.references)
+    made = [
+        prints.made(owner, sequences, drawn, _copies(command, thief, output), name=_name(thief), probes=command.probes)
+        for thief in command.thief
+    ]
     command.out.mkdir(parents=True, exist_ok=True)
-    secret = command.out / f"{made.name}{SUFFIX}"
-    statement = signed(command.run, key, command.owner, {made.name: seal(secret, made.secret())})
+    secrets = {each.name: command.out / f"{each.name}{SUFFIX}" for each in made}
+    commitments = {each.name: seal(secrets[each.name], each.secret()) for each in made}
+    statement = signed(command.run, key, command.owner, commitments)
     statement.write(command.out / STATEMENT)
     report = {
         "statement": str(command.out / STATEMENT),
         "digest": statement.digest,
-        "secret": str(secret),
+        "secrets": {name: str(path) for name, path in secrets.items()},
         "probes": command.probes,
-        "references": len(made.references),
+        "references": len(drawn),
+        "calls": sum(each.calls for each in made),
     }
     title = (
-        f"{command.probes} secret histories, chosen by {len(made.references)} independent models\n"
-        f"publish or deposit the statement or its digest {statement.digest} now; keep the secret"
+        f"a verdict takes up to {report['calls']:,} calls\n"
+        f"publish or deposit the statement or its digest {statement.digest} now; keep the secrets"
     )
-    rows = [("statement, public", str(command.out / STATEMENT)), ("secret, mode 0600", str(secret))]
+    rows = [("statement, public", str(command.out / STATEMENT))]
+    rows += [("secret, mode 0600", str(path)) for path in secrets.values()]
     return show(output, report, title, ("", "file"), rows)
 
 
@@ -113,16 +121,20 @@ def verify(settings: Mapping[str, Any], output: Output) -> int:
     return show(output, report, title, TEST_COLUMNS, [_row(name, each) for name, each in verdict.tests.items()])
 
 
-def _thefts(command: FingerprintCommand, output: Output) -> list[Path]:
-    """The owner's own thefts of its model, a copy of each architecture."""
-    settings = {"run": command.run, "thief": command.thief, "calls": command.calls, "seed": command.seed}
-    epochs = thief_settings(command.thief, {}).epochs
-    folders = []
+def _name(thief: str) -> str:
+    return f"{prints.NAME}.{Path(thief).stem}"
+
+
+def _copies(command: FingerprintCommand, thief: str, output: Output) -> list[Recommender]:
+    """What the owner steals of its own model: a copy of each architecture."""
+    settings = {"run": command.run, "thief": thief, "calls": command.calls, "seed": command.seed}
+    epochs = thief_settings(thief, {}).epochs
+    copies: list[Recommender] = []
     for architecture in ARCHITECTURES:
-        with watch(output, f"the owner's theft by {architecture}", [epochs]) as progress:
+        with watch(output, f"the owner's theft, {Path(thief).stem} by {architecture}", [epochs]) as progress:
             theft = attack(progress, data_path=command.data_path, model=architecture, **settings)
-        folders.append(theft.path)
-    return folders
+        copies.append(stolen_copy(theft.path))
+    return copies
 
 
 def _recipe(trained: Mapping[str, Any], command: InnocentsCommand) -> TrainingSettings:

@@ -33,7 +33,7 @@ def mark(settings: Mapping[str, Any], output: Output) -> int:
     sequences = dataset_of(artifact, command.data_path)
     artifact.model.to(device_named(command.device))
     message = key.public_key().public_bytes_raw()[:MESSAGE]
-    with watch(output, "marking", [command.epochs]) as progress:
+    with watch(output, "marking", [command.epochs] * len(command.kind)) as progress:
         made = marks.mark(artifact, sequences, command.kind, command.part(MarkSettings), message, progress)
     evidence.mkdir(parents=True, exist_ok=True)
     commitments = {name: seal(evidence / f"{name}{SUFFIX}", secret) for name, secret in made.secrets.items()}

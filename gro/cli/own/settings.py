@@ -67,13 +67,14 @@ class FingerprintCommand(Settings):
     innocents: Path
     """Folder of independent models, as ``gro own innocents`` fills it; a few choose the secret histories."""
     out: Path
-    """Folder for statement.json, which is public, and fingerprint.secret, which is not."""
-    probes: Annotated[int, Field(ge=100, le=1_900)] = 500
-    """Secret histories; a verdict sends each once and every twentieth again."""
+    """Folder for statement.json, which is public, and fingerprint.THIEF.secret, which are not."""
+    probes: Annotated[int, Field(ge=100, le=1_900)] = 400
+    """Secret histories of each fingerprint; a verdict sends each once and every twentieth again."""
     references: PositiveInt = 8
     """Independent models that choose the histories; they calibrate no verdict."""
-    thief: str = "autoregressive"
-    """Card of the thief by whom the owner robs the run, by name or as a file: with SASRec, GRU4Rec and NARM."""
+    thief: Annotated[tuple[str, ...], Field(min_length=1)] = ("autoregressive", "few-shot-10")
+    """Cards of the thieves by whom the owner robs the run, with SASRec, GRU4Rec and NARM each, by name or as files; a
+    fingerprint for each."""
     calls: PositiveInt = 50_000
     """Budget of each of these thefts."""
     seed: Annotated[int, Field(ge=0)] = 1
