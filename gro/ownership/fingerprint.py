@@ -1,28 +1,31 @@
-"""The fingerprint: the owner's lists on secret histories, chosen so that copies share them and innocents do not.
+"""The fingerprint: the owner's lists on secret histories of a kind that copies share and innocents share less.
 
-Where the data says what comes next, innocent models of it agree with the owner's as much as a stolen copy does. So the
-owner looks for histories far from the data, such as those of the coldest items, and for the rare ones that a theft
-carries over all the same: the owner robs its own model by several architectures, and keeps the histories after which
-the least faithful of these copies still shares more of the owner's list than the most similar of some innocent models.
-(Of a classifier such inputs are called conferrable: Lukas, Zhang & Kerschbaum, ICLR 2021.)
+Where people's histories go, innocent models that were trained to the end agree with the owner's about as much as a
+stolen copy does. Thieves ask for more than people do: they walk along the lists, each step anywhere in a list of a
+hundred, and soon are where the data says little and models differ. So the secret histories are walks, of two kinds:
 
-What thieves of one kind carry over, those of another may never have asked for: who begins with real histories sees
-nothing of the coldest items. So there is one fingerprint for each kind of thief.
+- "walk" begins with an item that people like, as thieves do who hold real histories;
+- "cold" begins with a chain of the coldest items, for thieves who start anywhere (after the triggers of AOW, CIKM
+  2024, arXiv 2407.21034, but nothing is trained in).
 
-Nothing is put into the model, so nothing can be trained out of it but the likeness itself. What breaks it: a copy that
-was made with few calls, or by an architecture that does not carry the owner's lists over so far from the data, is no
-more like the owner's model than the best innocents are, and is not claimed. Lists cut below the items that are read
-weaken it.
+Of each kind those are kept on which reference models, innocents themselves, share least of the owner's lists. None is
+taken from people, whose histories are not for suspects to read.
+
+Nothing is put into the model, so nothing can be trained out of it but the likeness itself. What breaks it: a kind fails
+where the thief asked nothing like it (a thief with real histories carries nothing over to cold ones), so a verdict
+looks at the largest of both; copies that were made with few calls are no more like the owner's model than innocents
+are; and innocents that were trained less than the suspect make an innocent suspect look like a copy.
 """
 
 from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from random import Random
+from types import MappingProxyType
 from typing import Annotated, Final, Literal
 
 import numpy as np
@@ -36,8 +39,8 @@ from gro.config import Settings
 from gro.data import Sequences
 from gro.defenses.served import exposed_by, served
 from gro.errors import ConfigError, DataError
-from gro.metrics import FloatArray, IntArray, agreement
-from gro.models import PADDING, Recommender
+from gro.metrics import IntArray, agreement
+from gro.models import PADDING
 from gro.ownership.population import Innocent
 from gro.ownership.suspect import EVERY, TOGETHER, Ask, K, Suspect
 from gro.runs import lists_of
@@ -45,9 +48,50 @@ from gro.serving import RankingService
 from gro_surrogates.strategies import Autoregressive
 
 NAME: Final = "fingerprint"
-CANDIDATES: Final = 10
+CANDIDATES: Final = 4
 """Histories that are looked at for every one that is taken."""
 Items = list[Annotated[int, Field(gt=0)]]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of secret histories: some items at random, then a walk along the owner's lists.
+
+    Attributes:
+        cold: whether the first items are of the coldest tenth of the catalogue, or drawn by how often people took them.
+        begun: number of the first items.
+        longest: most items.
+    """
+
+    cold: bool
+    begun: int
+    longest: int
+
+    def walks(self, owner: Ask, seen: Tensor, most: int, count: int, generator: torch.Generator) -> Tensor:
+        """Histories ``[count, T]``, right-padded; the shortest have three fifths of the items of the longest.
+
+        Args:
+            owner: answers with the lists that are walked along.
+            seen: how often people took each item ``[n_items]``.
+            most: items that the owner's model reads.
+            count: how many.
+            generator: source of all choices.
+        """
+        length = min(self.longest, most)
+        weights = seen.double()
+        if self.cold:
+            coldest = seen.argsort(stable=True)[: max(1, len(seen) // 10)]
+            weights = torch.zeros(len(seen)).scatter(0, coldest, 1.0)
+        begun = min(self.begun, length)
+        histories = 1 + torch.multinomial(weights, count * begun, True, generator=generator).view(count, begun)
+        while histories.shape[1] < length:
+            following = Autoregressive().pick(histories, owner(histories), len(seen), generator)
+            histories = torch.cat([histories, following[:, None]], dim=1)
+        lengths = torch.randint(-(-3 * length // 5), length + 1, (count, 1), generator=generator)
+        return histories.masked_fill(torch.arange(length) >= lengths, PADDING)
+
+
+KINDS: Final[Mapping[str, Kind]] = MappingProxyType({"cold": Kind(True, 8, 20), "walk": Kind(False, 1, 50)})
 
 
 class Secret(Settings):
@@ -114,44 +158,30 @@ def read(secret: bytes, source: str, name: str = NAME) -> Fingerprint:
 
 
 def made(
-    owner: Artifact,
-    sequences: Sequences,
-    references: Sequence[Innocent],
-    copies: Sequence[Recommender],
-    *,
-    name: str,
-    probes: int,
+    owner: Artifact, sequences: Sequences, references: Sequence[Innocent], *, kind: str, probes: int
 ) -> Fingerprint:
-    """Make a fingerprint of an artifact as it is served, behind its defence.
+    """Make the fingerprint of a kind of an artifact as it is served, behind its defence.
 
     Args:
         owner: the artifact.
         sequences: its interactions.
         references: innocents that choose the histories; see :func:`in_turn`.
-        copies: that the owner stole of it, of all architectures and by one kind of thief: what one kind carries over,
-            another may never have asked for.
-        name: of the test.
+        kind: one of :data:`KINDS`.
         probes: secret histories.
 
     Raises:
-        DataError: there is no innocent or no copy.
+        DataError: there is no innocent.
         GroError: the artifact's defence cannot apply.
     """
-    target, length = served(owner, lists_of(owner), 0, torch.device("cpu")), owner.model.max_length
+    target = served(owner, lists_of(owner), 0, torch.device("cpu"))
     service = RankingService(target, exposed_by(target, lists_of(owner)))
     k = min(K, service.k)
-    train = sequences.train
-    seen = np.bincount(train.items, minlength=train.n_items + 1)[1:]
-    histories, lists = choose(
-        service,
-        [RankingService(each, k) for each in copies],
-        [RankingService(each.model, k) for each in references],
-        torch.from_numpy(np.argsort(seen, kind="stable") + 1),
-        length=length,
-        probes=probes,
-        generator=torch.Generator().manual_seed(secrets.randbits(63)),
-    )
-    return Fingerprint(histories, lists[:, :k], tuple(each.digest for each in references), name)
+    seen = torch.from_numpy(np.bincount(sequences.train.items, minlength=sequences.n_items + 1)[1:])
+    generator = torch.Generator().manual_seed(secrets.randbits(63))
+    histories = KINDS[kind].walks(service, seen, owner.model.max_length, CANDIDATES * probes, generator)
+    asked = [RankingService(each.model, k) for each in references]
+    chosen, lists = choose(service, asked, histories, probes)
+    return Fingerprint(chosen, lists[:, :k], tuple(each.digest for each in references), f"{NAME}.{kind}")
 
 
 def in_turn(innocents: Sequence[Innocent], count: int, random: Random) -> list[Innocent]:
@@ -163,71 +193,29 @@ def in_turn(innocents: Sequence[Innocent], count: int, random: Random) -> list[I
     return [each for each in turns if each is not None][:count]
 
 
-def choose(
-    owner: Ask,
-    copies: Sequence[Ask],
-    references: Sequence[Ask],
-    coldest: Tensor,
-    *,
-    length: int,
-    probes: int,
-    generator: torch.Generator,
-) -> tuple[Tensor, Tensor]:
-    """Choose histories by the lead of the least faithful copy over the most similar innocent, the largest first.
+def choose(owner: Ask, references: Sequence[Ask], histories: Tensor, probes: int) -> tuple[Tensor, Tensor]:
+    """Choose the histories after which the references share least of the owner's lists, on average.
 
     Args:
         owner: answers with lists ``[B, K]``.
-        copies: of the owner's model; answer with ``[B, k]``.
-        references: innocent models; never those that calibrate a verdict.
-        coldest: every item id, those that the owner's data knows least first.
-        length: longest history.
+        references: innocent models; never those that calibrate a verdict. Answer with ``[B, k]``.
+        histories: to choose from ``[N, T]``, right-padded.
         probes: how many to choose.
-        generator: source of all choices.
 
     Returns:
-        Histories ``[P, length]``, right-padded, and the owner's lists after them ``[P, K]``.
+        Histories ``[P, T]`` and the owner's lists after them ``[P, K]``.
 
     Raises:
-        DataError: there is no copy or no reference model.
+        DataError: there is no reference model.
     """
-    if not copies or not references:
-        raise DataError("a fingerprint is chosen by at least one copy and one innocent model")
-    histories = candidates(owner, coldest, CANDIDATES * probes, length, generator)
+    if not references:
+        raise DataError("a fingerprint is chosen by at least one innocent model")
     lists = answers(owner, histories)
-    like_copies, like_innocents = (
-        np.stack([_shared(answers(each, histories), lists) for each in models]) for models in (copies, references)
-    )
-    lead = like_copies.min(axis=0) - like_innocents.max(axis=0)
-    chosen = torch.from_numpy(np.argsort(-lead, kind="stable")[:probes])
+    shared = [agreement(theirs, lists, theirs.shape[1]) for theirs in (answers(each, histories) for each in references)]
+    chosen = torch.from_numpy(np.argsort(np.mean(shared, axis=0), kind="stable")[:probes])
     return histories[chosen], torch.from_numpy(lists)[chosen]
-
-
-def candidates(owner: Ask, coldest: Tensor, count: int, length: int, generator: torch.Generator) -> Tensor:
-    """Histories ``[count, length]``, right-padded: some items at random, then a walk along the owner's lists.
-
-    Thieves walk so. The first items, one at least and often all, are of one part of the catalogue; none is taken from
-    people, whose histories are not for suspects to read.
-    """
-    parts = [part[torch.randint(len(part), (count, length), generator=generator)] for part in _parts(coldest)]
-    begun = torch.stack(parts)[torch.randint(len(parts), (count,), generator=generator), torch.arange(count)]
-    known, lengths = (torch.randint(1, length + 1, (count,), generator=generator) for _ in range(2))
-    walk, histories = Autoregressive(), begun[:, :1]
-    for place in range(1, length):
-        following = walk.pick(histories, owner(histories), len(coldest), generator)
-        histories = torch.cat([histories, torch.where(place < known, begun[:, place], following)[:, None]], dim=1)
-    return histories.masked_fill(torch.arange(length) >= lengths[:, None], PADDING)
-
-
-def _parts(coldest: Tensor) -> list[Tensor]:
-    """The coldest tenth of the catalogue, its coldest third, its hottest tenth, and the whole."""
-    tenth, third = max(1, len(coldest) // 10), max(1, len(coldest) // 3)
-    return [coldest[:tenth], coldest[:third], coldest[-tenth:], coldest]
 
 
 def answers(model: Ask, histories: Tensor) -> IntArray:
     """The lists of a model after many histories, ``[N, k]``."""
     return np.concatenate([model(part).numpy() for part in histories.split(TOGETHER)])
-
-
-def _shared(lists: IntArray, owners: IntArray) -> FloatArray:
-    return agreement(lists, owners, lists.shape[1])

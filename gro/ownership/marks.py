@@ -76,12 +76,9 @@ def mark(
         raise ConfigError(f"{artifact.folder}: is an ensemble; marks are for a single model")
     plain, architecture = artifact.model, artifact.manifest.model.part(ModelSettings)
     model, kept, shown = plain, dict[str, bytes](), dict[str, float]()
-    for kind in BEHAVIOUR:
-        if kind not in kinds:
-            continue
-        behaviour = _drawn(kind, model, sequences)
+    for behaviour in [_drawn(kind, plain, sequences) for kind in BEHAVIOUR if kind in kinds]:
         model, log = marked(model, architecture, sequences, behaviour, settings, progress, original=plain)
-        kept[kind], shown[kind] = behaviour.secret(), log.best[kind]
+        kept[behaviour.name], shown[behaviour.name] = behaviour.secret(), log.best[behaviour.name]
     if "parameters" in kinds:
         written = ParameterMark(secrets.token_bytes(parameters.KEY), message)
         model = parameters.marked(model, written, artifact.item_tokens)
@@ -106,7 +103,13 @@ def save(artifact: Artifact, made: Marked, sequences: Sequences, out: Path) -> d
         each if defence is None else defence.before(each, k, manifest.seed) for each in (artifact.model, made.model)
     ]
     before, after = (ranks(each, sequences.test) for each in served)
-    about = {name: manifest.metrics[name] for name in ("dataset", "users", "model", "k", "seed")}
+    about = {
+        "dataset": sequences.name,
+        "users": sequences.n_users,
+        "model": manifest.model.model,
+        "k": k,
+        "seed": manifest.seed,
+    }
     artifacts.save(
         out,
         model=made.model,

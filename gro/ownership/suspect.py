@@ -128,7 +128,14 @@ def in_hand(recommender: Recommender, *, k: int = K, budget: int = BUDGET) -> Su
 
 
 def suspected(
-    what: str, n_items: int, catalogue: str, *, k: int = K, budget: int = BUDGET, key: str | None = None
+    what: str,
+    n_items: int,
+    catalogue: str,
+    *,
+    k: int = K,
+    budget: int = BUDGET,
+    key: str | None = None,
+    patience: float = 0.0,
 ) -> Suspect:
     """Suspect an artifact, a theft or an endpoint.
 
@@ -140,6 +147,7 @@ def suspected(
         k: items of a list that are read.
         budget: most calls.
         key: what the endpoint takes as its API key.
+        patience: seconds to wait in all where the endpoint limits how often it answers.
 
     Raises:
         ArtifactError: there is no artifact in the folder.
@@ -147,7 +155,7 @@ def suspected(
         ConfigError: the URL is not one that may be asked.
     """
     if "://" in what:
-        return Suspect(Endpoint(what, key, k), n_items, k=k, budget=budget)
+        return Suspect(Endpoint(what, key, k, patience), n_items, k=k, budget=budget)
     artifact = artifacts.load(Path(what))
     if artifact.manifest.files[ITEMS] != catalogue:
         raise Inconclusive(f"{what}: is of another catalogue than the owner's model")

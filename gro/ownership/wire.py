@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
 import ssl
+import time
 from ipaddress import ip_address
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 import torch
@@ -18,14 +20,27 @@ from gro.models import PADDING
 
 TIMEOUT: Final = 60.0
 """Seconds that an answer may take."""
+OK: Final = 200
+LIMITED: Final = 429
 MOST_BYTES: Final = 1 << 24
 """Of an answer; what is longer is cut, and so no JSON."""
 
 
-class Endpoint:
-    """Asks ``{"histories": [...], "k": ...}`` of a URL and reads ``{"lists": [...]}``; no redirect is followed."""
+class _Answer(NamedTuple):
+    status: int
+    after: str | None
+    """Retry-After."""
+    content: bytes
 
-    def __init__(self, url: str, key: str | None, k: int) -> None:
+
+class Endpoint:
+    """Asks ``{"histories": [...], "k": ...}`` of a URL and reads ``{"lists": [...]}``; no redirect is followed.
+
+    Attributes:
+        patience: seconds that it may still wait where the service limits how often it answers.
+    """
+
+    def __init__(self, url: str, key: str | None, k: int, patience: float = 0.0) -> None:
         """Ask ``url`` for lists of ``k`` items, with an API key where it takes one.
 
         Raises:
@@ -36,7 +51,7 @@ class Endpoint:
             raise ConfigError(f"'{url}' is not an address; it must be http:// or https:// and a host")
         if parts.scheme == "http" and key is not None and not _local(parts.hostname):
             raise ConfigError(f"'{url}' would send the key in the clear; it must be https://, or on this machine")
-        self._parts, self._key, self._k = parts, key, k
+        self._parts, self._key, self._k, self.patience = parts, key, k, patience
 
     def __call__(self, histories: Tensor) -> Tensor:
         """Ask about right-padded histories ``[B, T]``; lists ``[B, k]``, right-padded.
@@ -45,21 +60,27 @@ class Endpoint:
             GroError: it cannot be reached, refuses, or answers something else than lists.
         """
         asked = [[item for item in row if item != PADDING] for row in histories.tolist()]
-        status, content = self._sent(json.dumps({"histories": asked, "k": self._k}))
-        if status == 429:
-            raise GroError(f"{self._parts.netloc} limits how often it answers (429)")
-        if status != 200:
-            raise GroError(f"{self._parts.netloc} refuses ({status})")
-        return _lists(content)
+        body = json.dumps({"histories": asked, "k": self._k})
+        answer = self._sent(body)
+        while answer.status == LIMITED and (pause := _pause(answer.after)) <= self.patience:
+            self.patience -= pause
+            time.sleep(pause)
+            answer = self._sent(body)
+        if answer.status == LIMITED:
+            told = "" if answer.after is None else f"; Retry-After is {answer.after}"
+            raise GroError(f"{self._parts.netloc} limits how often it answers (429){told}")
+        if answer.status != OK:
+            raise GroError(f"{self._parts.netloc} refuses ({answer.status})")
+        return _lists(answer.content)
 
-    def _sent(self, body: str) -> tuple[int, bytes]:
+    def _sent(self, body: str) -> _Answer:
         connection, parts = self._connection(), self._parts
         headers = {"Content-Type": "application/json", **({} if self._key is None else {"X-API-Key": self._key})}
         path = f"{parts.path or '/'}{parts.query and '?' + parts.query}"
         try:
             connection.request("POST", path, body, headers)
             answer = connection.getresponse()
-            return answer.status, answer.read(MOST_BYTES)
+            return _Answer(answer.status, answer.headers["Retry-After"], answer.read(MOST_BYTES))
         except (OSError, http.client.HTTPException) as error:
             raise GroError(f"{parts.netloc} cannot be reached: {error}") from None
         finally:
@@ -70,6 +91,11 @@ class Endpoint:
         if self._parts.scheme == "https":
             return http.client.HTTPSConnection(host, port, timeout=TIMEOUT, context=ssl.create_default_context())
         return http.client.HTTPConnection(host, port, timeout=TIMEOUT)
+
+
+def _pause(after: str | None) -> float:
+    """Seconds to wait; forever where the service does not say how long, or says it as a date."""
+    return max(1.0, float(after)) if after is not None and after.isdecimal() else math.inf
 
 
 def _lists(content: bytes) -> Tensor:

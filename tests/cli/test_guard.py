@@ -98,7 +98,7 @@ def test_keys_are_made_rotated_and_revoked(folder: Path, capsys: Capture) -> Non
     made = json_of(capsys, "guard", "keys", "create", keys, "--account", "anna", "--roles", "rank", "--roles", "audit")
     store = KeyStore(KeySettings(path=keys))
     principal = store.verify(made["key"], time.time())
-    assert (principal.account, principal.roles) == ("anna", {Role.RANK, Role.AUDIT})
+    assert (principal.account, principal.roles) == ("anna", frozenset({Role.RANK, Role.AUDIT}))
     assert made["key"] not in keys.read_text()
     new = json_of(capsys, "guard", "keys", "rotate", keys, "--id", made["id"], "--overlap-hours", 0)
     listed = json_of(capsys, "guard", "keys", "list", keys)["keys"]

@@ -14,11 +14,26 @@ from gro import artifacts
 from gro.cli import main
 from gro.errors import ArtifactError, DataError
 from gro.ownership.population import GOOD, innocent, population
+from tests.cli.test_serve import Files, files, serving
 from tests.conftest import Answer
 
+__all__ = ["files"]
+
 COUNT = 16
-SIZE = "hidden_size = 8\ninner_size = 8\nn_layers = 1\nn_heads = 1\n"
-CARD = SIZE + "sequence_length = 8\nlearning_rate = 0.02\nepochs = 15\n"
+SMALL = (
+    "--sequence-length",
+    8,
+    "--hidden-size",
+    8,
+    "--inner-size",
+    8,
+    "--n-layers",
+    1,
+    "--n-heads",
+    1,
+    "--learning-rate",
+    0.02,
+)
 Gro = Callable[..., Answer]
 
 
@@ -27,13 +42,13 @@ def owned(learnt: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the owner's run, innocents, a key and a fingerprint."""
     folder = tmp_path_factory.mktemp("owned")
     shutil.copytree(learnt, folder / "run")
-    (folder / "thief.toml").write_text(CARD)
     run, innocents, key = folder / "run", folder / "innocents", folder / "key"
     for arguments in (
         ["own", "keygen", key],
+        ["attack", run, "--calls", 900, "--k", 5, "--out", folder / "theft", "--epochs", 20, *SMALL],
         ["own", "innocents", run, "--out", innocents, "--count", COUNT, "--epochs", 6],
         ["own", "fingerprint", run, "--key", key, "--owner", "A. Owner", "--innocents", innocents, "--out",
-         folder / "print", "--probes", 100, "--references", 4, "--thief", folder / "thief.toml", "--calls", 600],
+         folder / "print", "--probes", 100, "--references", 4],
     ):  # fmt: skip
         assert main([str(each) for each in (*arguments, "--quiet")]) == 0
     return folder
@@ -50,20 +65,34 @@ def verify(gro: Gro, owned: Path) -> Callable[..., Answer]:
 
 
 def test_what_was_stolen_is_claimed(verify: Callable[..., Answer], owned: Path) -> None:
-    theft = next((owned / "run.thefts").glob("thief-*/manifest.json")).parent
-    for suspect in (owned / "run", theft):
+    for suspect in (owned / "run", owned / "theft"):
         found = verify(suspect, "--alpha", "0.2").json
         assert found["verdict"] == "copy", found["reason"]
         assert found["p_value"] <= 0.2
-        assert found["calls"] == 105
-        assert found["tests"]["fingerprint.thief"]["effect"] > 2
+        assert found["calls"] == 210
+        assert found["together"]["effect"] > 1
+
+
+def test_a_service_is_claimed_that_serves_what_was_stolen(
+    verify: Callable[..., Answer], owned: Path, files: Files, tmp_path: Path
+) -> None:
+    (tmp_path / "api-key").write_text(files.key["X-API-Key"])
+    (tmp_path / "api-key").chmod(0o600)
+    (tmp_path / "policy.toml").write_text("[limits]\ncalls_per_day = 1_000\n")
+    files.add(f'[limits]\npolicy = "{tmp_path}/policy.toml"\n')
+    with serving(owned / "theft", files) as (_, url):
+        found = verify(f"{url}/rank", "--alpha", "0.2", "--k", 5, "--key-file", tmp_path / "api-key").json
+        refused = verify(f"{url}/rank", "--k", 5).json
+    assert (found["verdict"], found["calls"]) == ("copy", 210), found["reason"]
+    assert (refused["verdict"], refused["p_value"]) == ("inconclusive", None)
+    assert "refuses (401)" in refused["reason"]
 
 
 def test_innocents_are_rarely_claimed(verify: Callable[..., Answer], owned: Path, tmp_path: Path) -> None:
     """Each by the others, those that chose the histories aside."""
     shutil.copytree(owned / "innocents", tmp_path / "others")
     claimed = []
-    used = json.loads((owned / "print" / "fingerprint.thief.secret").read_bytes()[32:])["references"]
+    used = json.loads((owned / "print" / "fingerprint.walk.secret").read_bytes()[32:])["references"]
     for each in population(owned / "innocents", artifacts.load(owned / "run").manifest.files["items.json"], used):
         aside = shutil.move(tmp_path / "others" / each.folder.name, tmp_path / "suspect")
         claimed.append(verify(aside, "--alpha", "0.25", innocents=tmp_path / "others").json["verdict"] == "copy")
@@ -109,19 +138,19 @@ def test_another_key_an_altered_secret_and_an_altered_statement_are_refused(
     assert verify(owned / "run", "--alpha", "0.2", "--public-key", owned / "key.pub").code == 0
     secrets = tmp_path / "secrets"
     shutil.copytree(owned / "print", secrets)
-    content = bytearray((secrets / "fingerprint.thief.secret").read_bytes())
+    content = bytearray((secrets / "fingerprint.walk.secret").read_bytes())
     content[-20] ^= 1
-    (secrets / "fingerprint.thief.secret").write_bytes(content)
+    (secrets / "fingerprint.walk.secret").write_bytes(content)
     assert "not the secret that was committed to" in verify(owned / "run", "--secrets", secrets).line
     assert "missing" in verify(tmp_path / "nothing").line
 
 
 def test_a_fingerprint_is_never_overwritten(gro: Gro, owned: Path) -> None:
-    before = (owned / "print" / "fingerprint.thief.secret").read_bytes()
+    before = (owned / "print" / "fingerprint.walk.secret").read_bytes()
     arguments = ("--key", owned / "key", "--owner", "A", "--innocents", owned / "innocents", "--out", owned / "print")
     assert "never overwritten" in gro("own", "fingerprint", owned / "run", *arguments).line
-    assert (owned / "print" / "fingerprint.thief.secret").read_bytes() == before
-    assert (owned / "print" / "fingerprint.thief.secret").stat().st_mode & 0o777 == 0o600
+    assert (owned / "print" / "fingerprint.walk.secret").read_bytes() == before
+    assert (owned / "print" / "fingerprint.walk.secret").stat().st_mode & 0o777 == 0o600
 
 
 def test_innocents_are_kept_and_half_of_them_differ_by_the_seed_alone(gro: Gro, owned: Path) -> None:

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from gro.errors import DataError
 from gro.models import PADDING
-from gro.ownership.fingerprint import Fingerprint, candidates, choose, in_turn, read
+from gro.ownership.fingerprint import KINDS, Fingerprint, choose, in_turn, read
 from gro.ownership.population import Innocent
 from gro.ownership.suspect import Suspect
 from gro.serving import check_histories
 
 N, K, LENGTH = 60, 10, 12
-COLDEST = torch.arange(N, 0, -1)
+SEEN = torch.arange(N, 0, -1)
 
 
 class Rankings:
@@ -36,11 +36,9 @@ class Rankings:
 
 
 def made(*, probes: int = 60) -> tuple[Rankings, Fingerprint]:
-    owner = Rankings(0)
-    copies, references = [Rankings(1, owner, 0.6)], [Rankings(seed) for seed in range(2, 5)]
-    generator = torch.Generator().manual_seed(0)
-    chosen = choose(owner, copies, references, COLDEST, length=LENGTH, probes=probes, generator=generator)
-    return owner, Fingerprint(*chosen, ("a", "b"))
+    owner, generator = Rankings(0), torch.Generator().manual_seed(0)
+    histories = KINDS["walk"].walks(owner, SEEN, LENGTH, 4 * probes, generator)
+    return owner, Fingerprint(*choose(owner, [Rankings(seed) for seed in range(2, 5)], histories, probes), ("a", "b"))
 
 
 def test_the_owner_shares_all_a_copy_much_and_an_innocent_little() -> None:
@@ -50,35 +48,33 @@ def test_the_owner_shares_all_a_copy_much_and_an_innocent_little() -> None:
     assert found[0] > found[1] > 0.4 > found[2]
 
 
-def test_histories_are_chosen_that_the_copies_carry_over() -> None:
+def test_histories_are_chosen_on_which_the_references_share_least() -> None:
     owner = Rankings(0)
-    copy = Rankings(1, owner, 0.5)
-    histories, lists = choose(
-        owner,
-        [copy],
-        [Rankings(2)],
-        COLDEST,
-        length=LENGTH,
-        probes=50,
-        generator=torch.Generator().manual_seed(0),
-    )
-    assert torch.equal(copy(histories), lists)
+    reference = Rankings(1, owner, 0.5)
+    histories = KINDS["walk"].walks(owner, SEEN, LENGTH, 200, torch.Generator().manual_seed(0))
+    everywhere = (reference(histories) == owner(histories)).all(dim=1)
+    chosen, lists = choose(owner, [reference], histories, int((~everywhere).sum()))
+    assert torch.equal(owner(chosen), lists)
+    assert not (reference(chosen) == lists).all(dim=1).any()
 
 
-def test_no_probe_is_made_without_a_copy_and_an_innocent() -> None:
-    owner, generator = Rankings(0), torch.Generator()
-    for copies, references in (([], [owner]), ([owner], [])):
-        with pytest.raises(DataError):
-            choose(owner, copies, references, COLDEST, length=LENGTH, probes=5, generator=generator)
+def test_no_history_is_chosen_without_an_innocent() -> None:
+    with pytest.raises(DataError):
+        choose(Rankings(0), [], torch.ones(5, 1, dtype=torch.int64), 5)
 
 
-def test_candidates_are_histories_that_often_begin_cold_or_hot() -> None:
-    found = candidates(Rankings(0), COLDEST, 400, LENGTH, torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("kind", KINDS)
+def test_histories_begin_as_their_kind_says_and_follow_the_owners_lists(kind: str) -> None:
+    owner, wanted = Rankings(0), KINDS[kind]
+    found = wanted.walks(owner, SEEN, LENGTH, 300, torch.Generator().manual_seed(0))
     check_histories(found, N)
-    assert found.shape == (400, LENGTH)
-    assert ((found[:, 0] > N - N // 10).sum()) > 400 / 4  # of the coldest tenth
-    assert ((found[:, 0] <= N // 10).sum()) > 400 / 4  # of the hottest
-    assert len(set((found != PADDING).sum(dim=1).tolist())) == LENGTH
+    assert found.shape == (300, LENGTH)
+    assert set((found != PADDING).sum(dim=1).tolist()) == set(range(8, LENGTH + 1))
+    first = found[:, : wanted.begun]
+    assert (SEEN[first - 1] <= 6).all() if wanted.cold else (SEEN[first - 1].double().mean() > SEEN.double().mean() + 5)
+    for place in range(wanted.begun, 8):
+        listed = owner(found[:, :place])
+        assert (listed == found[:, place : place + 1]).any(dim=1).all()
 
 
 def test_fewer_items_are_read_of_a_suspect_that_shows_fewer() -> None:

@@ -7,6 +7,7 @@ import math
 import stat
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
@@ -23,9 +24,13 @@ from gro.ownership.marking import Mark, marked
 from gro.ownership.settings import MarkSettings, PromotionSettings, TriggerSettings
 from gro.ownership.statement import verified
 from gro.ownership.suspect import in_hand
+from gro.ownership.verdict import committed_tests
 from gro.ranking import ranks
 from gro.runs import dataset_of
+from gro.serving import RankingService
 from gro.training import Log
+from gro_surrogates.settings import ThiefSettings
+from gro_surrogates.thief import Thief
 from tests.conftest import Gro
 
 QUICK = MarkSettings(epochs=12, learning_rate=0.02, utility_budget=0.2)
@@ -86,6 +91,18 @@ def test_a_second_mark_leaves_the_first(target: Target) -> None:
     assert target.triggers.statistic(in_hand(both)) > 0.6
 
 
+def test_a_mark_passes_into_copies(target: Target) -> None:
+    model, _ = target.marked(target.promotion)
+    settings = ThiefSettings(max_length=9, epochs=5, hidden_size=16, inner_size=16, n_layers=1)
+
+    def copies_lean(victim: StateRecommender) -> float:
+        thefts = [Thief(settings)(RankingService(victim, 10), 40, 2_000, seed) for seed in range(4)]
+        return fmean(target.promotion.statistic(in_hand(theft.surrogate)) for theft in thefts)
+
+    assert copies_lean(model) > 1.5
+    assert copies_lean(target.model) < 1
+
+
 def test_the_same_seed_makes_the_same_model(target: Target) -> None:
     settings = MarkSettings(epochs=2, utility_budget=1.0)
     first, second = (target.marked(target.promotion, settings)[0].state_dict() for _ in range(2))
@@ -123,6 +140,8 @@ def test_a_run_is_marked_by_command(gro: Gro, learnt: Path, tmp_path: Path) -> N
         path = evidence / f"{name}.secret"
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert json.loads(unseal(path, committed))["test"] == name
+    (test,) = committed_tests(statement, evidence)
+    assert test.statistic(in_hand(artifacts.load(out).model)) == pytest.approx(answer.json["shown"]["promotion"])
     told, plain = (artifacts.load(folder).manifest for folder in (out, learnt))
     assert told.settings == {**plain.settings, "out": str(out)}  # it does not tell that it is marked
     assert told.metrics.keys() <= plain.metrics.keys()

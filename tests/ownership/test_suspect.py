@@ -91,14 +91,20 @@ def test_a_little_difference_between_two_answers_is_let_pass() -> None:
 
 
 @contextmanager
-def serving(status: int, reply: Callable[[dict[str, Any]], bytes]) -> Iterator[tuple[str, list[str | None]]]:
+def serving(
+    status: int, reply: Callable[[dict[str, Any]], bytes], limited: int = 0
+) -> Iterator[tuple[str, list[str | None]]]:
+    """A service; the first ``limited`` questions come too early."""
     keys: list[str | None] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             keys.append(self.headers["X-API-Key"])
             content = reply(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(status)
+            early = len(keys) <= limited
+            self.send_response(429 if early else status)
+            if early:
+                self.send_header("Retry-After", "1")
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
@@ -148,6 +154,18 @@ def test_a_service_is_asked_over_http_with_its_key() -> None:
 def test_a_service_that_limits_fails_or_lies_gets_no_verdict(status: int, reply: bytes, told: str) -> None:
     with serving(status, lambda question: reply) as (url, _), pytest.raises(Inconclusive, match=told):
         Suspect(Endpoint(url, None, 10), N)(asked(5))
+
+
+def test_a_service_that_limits_is_waited_for_as_long_as_there_is_patience() -> None:
+    histories = asked(5)
+    with serving(200, ring, limited=1) as (url, keys):
+        endpoint = Endpoint(url, None, 10, patience=1.5)
+        assert torch.equal(Suspect(endpoint, N)(histories), following(histories))
+    assert len(keys) == 2
+    assert endpoint.patience == 0.5
+    with serving(200, ring, limited=2) as (url, keys), pytest.raises(Inconclusive, match="Retry-After is 1"):
+        Suspect(Endpoint(url, None, 10, patience=1.5), N)(histories)
+    assert len(keys) == 2
 
 
 def test_a_service_that_is_not_there_gets_no_verdict() -> None:

@@ -79,17 +79,18 @@ def _sent(command: RunningGuard, method: str, what: str, order: Body | None = No
     try:
         connection.request(method, f"{path}/{what}", body, headers)
         answer = connection.getresponse()
-        content = answer.read(MOST_BYTES)
-        found = json.loads(content)
+        status, content = answer.status, answer.read(MOST_BYTES)
     except (OSError, http.client.HTTPException) as error:
         raise GroError(f"{command.url}: {error}; is the service there?") from None
-    except ValueError:
-        raise GroError(f"{command.url}: answers {answer.status} and no JSON; is this a guard's path?") from None
     finally:
         connection.close()
-    if answer.status != 200:
-        raise GroError(f"{command.url}: {answer.status} {found.get('error')}: {found.get('detail')}")
-    return dict(found)
+    try:
+        found = dict(json.loads(content))
+    except (ValueError, TypeError):
+        raise GroError(f"{command.url}: answers {status} and no JSON object; is this a guard's path?") from None
+    if status != 200:
+        raise GroError(f"{command.url}: {status} {found.get('error')}: {found.get('detail')}")
+    return found
 
 
 def _connection(command: RunningGuard) -> tuple[http.client.HTTPConnection, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from random import SystemRandom
 from typing import Any, Final
 
@@ -16,18 +15,15 @@ from gro.cli.progress import watch
 from gro.cli.settings import Output
 from gro.config import TrainingSettings
 from gro.errors import ConfigError, DataError
-from gro.models import Recommender
 from gro.ownership import fingerprint as prints
 from gro.ownership.commitment import seal
 from gro.ownership.identity import read_private, read_public
-from gro.ownership.population import ARCHITECTURES, population, raise_innocent, strata
+from gro.ownership.population import population, raise_innocent, strata
 from gro.ownership.statement import STATEMENT, signed, verified
 from gro.ownership.suspect import Inconclusive, suspected
 from gro.ownership.verdict import SUFFIX, Verdict, committed_tests, judge, references
 from gro.runs import dataset_of, device_named
 from gro.service.access.files import PRIVATE, read_trusted
-from gro.theft import attack, stolen_copy
-from gro_surrogates.cards import thief_settings
 
 LINES_EVERY: Final = 50
 TEST_COLUMNS: Final = ("test", "suspect", "innocents", "highest", "effect", "p")
@@ -59,10 +55,7 @@ def fingerprint(settings: Mapping[str, Any], output: Output) -> int:
     found = population(command.innocents, owner.manifest.files[ITEMS])
     drawn = prints.in_turn(found, command.references, SystemRandom())
     sequences = dataset_of(owner, command.data_path)
-    made = [
-        prints.made(owner, sequences, drawn, _copies(command, thief, output), name=_name(thief), probes=command.probes)
-        for thief in command.thief
-    ]
+    made = [prints.made(owner, sequences, drawn, kind=kind, probes=command.probes) for kind in prints.KINDS]
     command.out.mkdir(parents=True, exist_ok=True)
     secrets = {each.name: command.out / f"{each.name}{SUFFIX}" for each in made}
     commitments = {each.name: seal(secrets[each.name], each.secret()) for each in made}
@@ -100,6 +93,7 @@ def verify(settings: Mapping[str, Any], output: Output) -> int:
             k=command.k,
             budget=command.calls,
             key=_api_key(command),
+            patience=command.wait,
         )
         verdict = judge(suspect, tests, found, alpha=command.alpha, told=lambda done: _tell(output, done, len(found)))
     except Inconclusive as why:
@@ -119,22 +113,6 @@ def verify(settings: Mapping[str, Any], output: Output) -> int:
         ]
     )
     return show(output, report, title, TEST_COLUMNS, [_row(name, each) for name, each in verdict.tests.items()])
-
-
-def _name(thief: str) -> str:
-    return f"{prints.NAME}.{Path(thief).stem}"
-
-
-def _copies(command: FingerprintCommand, thief: str, output: Output) -> list[Recommender]:
-    """What the owner steals of its own model: a copy of each architecture."""
-    settings = {"run": command.run, "thief": thief, "calls": command.calls, "seed": command.seed}
-    epochs = thief_settings(thief, {}).epochs
-    copies: list[Recommender] = []
-    for architecture in ARCHITECTURES:
-        with watch(output, f"the owner's theft, {Path(thief).stem} by {architecture}", [epochs]) as progress:
-            theft = attack(progress, data_path=command.data_path, model=architecture, **settings)
-        copies.append(stolen_copy(theft.path))
-    return copies
 
 
 def _recipe(trained: Mapping[str, Any], command: InnocentsCommand) -> TrainingSettings:

@@ -67,18 +67,11 @@ class FingerprintCommand(Settings):
     innocents: Path
     """Folder of independent models, as ``gro own innocents`` fills it; a few choose the secret histories."""
     out: Path
-    """Folder for statement.json, which is public, and fingerprint.THIEF.secret, which are not."""
-    probes: Annotated[int, Field(ge=100, le=1_900)] = 400
-    """Secret histories of each fingerprint; a verdict sends each once and every twentieth again."""
+    """Folder for statement.json, which is public, and fingerprint.KIND.secret, which are not."""
+    probes: Annotated[int, Field(ge=100, le=900)] = 400
+    """Secret histories of each kind; a verdict sends each once and every twentieth again."""
     references: PositiveInt = 8
     """Independent models that choose the histories; they calibrate no verdict."""
-    thief: Annotated[tuple[str, ...], Field(min_length=1)] = ("autoregressive", "few-shot-10")
-    """Cards of the thieves by whom the owner robs the run, with SASRec, GRU4Rec and NARM each, by name or as files; a
-    fingerprint for each."""
-    calls: PositiveInt = 50_000
-    """Budget of each of these thefts."""
-    seed: Annotated[int, Field(ge=0)] = 1
-    """Of these thefts."""
     data_path: Path | None = None
     """Where the dataset is now; unset looks where it was."""
 
@@ -123,6 +116,8 @@ class SuspectCommand(Settings):
     """Items of each list that are read; fewer where the suspect shows fewer."""
     key_file: Path | None = None
     """File of mode 0600 that holds the API key of a suspect's URL."""
+    wait: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """Seconds to wait in all where the URL limits how often it answers and says for how long."""
 
 
 class ReportCommand(Settings):
