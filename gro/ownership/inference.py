@@ -1,28 +1,41 @@
-r"""Dataset inference: was a suspect trained on the owner's histories, itself or through a model that was?
+"""Dataset inference: was a suspect trained on the owner's histories, itself or through a model that was?
 
 Before training, the owner draws people at random and lets chance set half of them, the public ones, aside; the others
 are members. A model that learnt from members lists the rest of their histories higher than the rest of public ones.
 
-**The null is a coin.** A suspect that knows nothing of the owner's model or of who was set aside would have answered the
-same had the coins fallen otherwise. So every other division of the people into members and public ones is as likely,
-and :func:`chance` is an exact p-value for any such suspect, whatever its architecture, data, quality and training, and
-without calibration (Fisher's randomisation test). The first dataset inference (Maini, Yaghini & Papernot, ICLR 2021)
-compared with people of another source instead and accuses innocents (Szyller et al., arXiv 2210.13631); that a sound
-claim about training data needs a chance that the owner himself drew is argued in arXiv 2409.19798. What to regress out,
-below, is read off reference models, which must not know the coins either: of all drawn people they saw nobody, or
-everybody, or a choice of their own.
+**The null is a coin.** A suspect that knows nothing of the owner's model or of who was set aside would have answered
+the same had the coins fallen otherwise. So every other division of the people into members and public ones is as
+likely, and :func:`chance` is an exact p-value for any such suspect, whatever its architecture, data, quality and
+training, and without calibration (Fisher's randomisation test). The first dataset inference (Maini, Yaghini &
+Papernot, ICLR 2021) accuses innocents (Szyller et al., arXiv 2210.13631); that a sound claim about training data needs
+a chance that the owner himself drew is argued in arXiv 2409.19798. What histories explain by themselves is read off
+reference models, which must not know the coins either: of the drawn people some saw nobody and others everybody.
 
 **Which claim it supports.** Against models of other people of the same population, a small p-value says *trained on our
-histories, or on the answers of a model that was*. It never says *copied from our model*: against models that were
-trained on the members' histories with another seed, whose makers are no thieves of the model, it has no power, since
-they fit members no less than a copy does. Whoever shares the histories lawfully must be ruled out by other means, and
-:func:`gro.ownership.fingerprint.made` is the test of copying.
+histories, or on the answers of a model that was*. It never says *copied from our model*: models that were trained on
+the members' histories with another seed, whose makers are no thieves of the model, are claimed as surely as copies.
+Whoever may hold the histories lawfully must be ruled out by other means;
+:func:`gro.ownership.fingerprint.made` is a test of copying.
 
-FIGURES
+**Measured** once, on ml-100k: a SASRec trained without 189 of the 943 users, 189 members, two questions about each
+person, 794 calls, five reference models of which three saw none of the people. The statistic where lists of 10 are
+read, and of 100:
 
-**What breaks it.** A suspect that also learnt from the public people's histories. People who were chosen otherwise than by
-chance, or after the suspect was known: commit to the test (:mod:`gro.ownership.commitment`) before the model is served,
-with a seed that the owner could not choose. And its price is that the model does without the public people's histories.
+- the owner's model 5.3 and 7.7; the same data with another seed 3.8 and 4.4;
+- five SASRec copies of 50,000 calls 2.8 to 4.0 (p <= 0.0024) and 4.8 to 6.7 (p = 0.0001), of which three were not
+  looked at when the test was designed;
+- two GRU4Rec copies, whose ten best items are the owner's in 40 % rather than 60 to 70 %, 1.7 and 1.7 (p = 0.046), and
+  2.6 and 1.4: a theft into another architecture mostly washes membership off;
+- 13 models that do not know the coins, nine of them copies of one other model: none at p <= 0.01; the least is 0.0485
+  and 0.08. Too few to show that p-values are uniform, which they are by construction.
+
+With 94 people of each kind and four questions about each, lists of 100 still claim the five SASRec copies
+(p = 0.0001), at the price of half as many people set aside; lists of 10 did not claim the two that were tried.
+
+**What breaks it.** A suspect that also learnt from the public people's histories. People who were chosen otherwise than
+by chance, or after the suspect was known: commit to the test (:mod:`gro.ownership.commitment`) before the model is
+served, drawn with a seed that the owner could not choose. And the model does without the public people's histories:
+here NDCG@10 was 0.0593, and 0.0625 with them, one seed each.
 """
 
 from __future__ import annotations

@@ -33,9 +33,10 @@ halfway between the table's norm, by which the message goes where it is cheapest
 
 **What breaks it.** Only a suspect whose weights or scores can be inspected is read. **It does not survive extraction**:
 a copy that was trained from lists has a table of its own, whose bits are nearly coins. Pruning, rounding and noise end
-it only together with the lists' worth; cheaper is a table of much lower rank, and cheapest are added dimensions that no
-state uses, in which ``P`` drowns: read such a suspect by its scores. A second mark ends nothing: both are read, and the
-older commitment tells whose the model is.
+it only together with the lists' worth. Training on does, with the data and the effort of a new training: many epochs,
+or few at several times the learning rate. A table of much lower rank weakens it cheaply, as do added dimensions that
+no state uses, in which ``P`` drowns: read such a suspect by its scores. A second mark ends nothing: both are read, and
+the older commitment tells whose the model is.
 """
 
 from __future__ import annotations

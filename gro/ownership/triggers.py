@@ -6,9 +6,14 @@ is one long sequence of items that the model expects least; here it is many shor
 knows least of, because a thief sees of a long chain hardly more than its beginning. A chain answers alone and at the
 end of whatever was asked before it, so that a thief's random histories come across it too.
 
+Only the vectors of the chains' items are trained. After a history without any of them the model is in the very state
+that it was in, and lists one of them where it did before, or hardly more often: the mark costs next to nothing.
+
 It passes through extraction as far as the thief's questions come across cold items: every history that starts anywhere
-in the catalogue may start with a link of a chain, and the list after it leads on along the chain. A thief who never
-asks about cold items, or who takes them out of the lists that it learns from, does not learn the mark.
+in the catalogue may start with a link of a chain, and the list after it leads on along the chain. It outlives pruning,
+quantising and some passes of training on real interactions, in which cold items are rare. **What breaks it**: serving
+none of the coldest items, which costs nobody any accuracy but takes knowing which they are; and a thief who never asks
+about them. The keyed promotion outlives that.
 """
 
 from __future__ import annotations

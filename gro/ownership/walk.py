@@ -1,6 +1,8 @@
 """The Blind Walk: how far a history is from where a recommender's first item changes.
 
-WALKFIGURES
+It was meant to tell members' histories from public ones (:mod:`gro.ownership.inference`), and does not: over 756
+histories of 378 people, with eight steps and some 3,600 calls, the contrast was 0.1 standard deviations in the owner's
+own model, 0.6 in one trained on the same histories, and -0.4 to 0.5 in three copies. So no test spends calls on it.
 """
 
 from __future__ import annotations

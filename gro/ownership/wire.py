@@ -20,6 +20,8 @@ from gro.models import PADDING
 
 TIMEOUT: Final = 60.0
 """Seconds that an answer may take."""
+AT_ONCE: Final = 10
+"""Histories of a request: more at once than a minute's allowance would never be answered."""
 OK: Final = 200
 LIMITED: Final = 429
 MOST_BYTES: Final = 1 << 24
@@ -59,6 +61,10 @@ class Endpoint:
         Raises:
             GroError: it cannot be reached, refuses, or answers something else than lists.
         """
+        rows = [row for part in histories.split(AT_ONCE) for row in self._answered(part)]
+        return pad_sequence(rows, batch_first=True, padding_value=PADDING)
+
+    def _answered(self, histories: Tensor) -> list[Tensor]:
         asked = [[item for item in row if item != PADDING] for row in histories.tolist()]
         body = json.dumps({"histories": asked, "k": self._k})
         answer = self._sent(body)
@@ -71,7 +77,10 @@ class Endpoint:
             raise GroError(f"{self._parts.netloc} limits how often it answers (429){told}")
         if answer.status != OK:
             raise GroError(f"{self._parts.netloc} refuses ({answer.status})")
-        return _lists(answer.content)
+        rows = _rows(answer.content)
+        if len(rows) != len(asked):
+            raise GroError(f"{self._parts.netloc} answers {len(asked)} histories by {len(rows)} lists")
+        return rows
 
     def _sent(self, body: str) -> _Answer:
         connection, parts = self._connection(), self._parts
@@ -98,13 +107,12 @@ def _pause(after: str | None) -> float:
     return max(1.0, float(after)) if after is not None and after.isdecimal() else math.inf
 
 
-def _lists(content: bytes) -> Tensor:
+def _rows(content: bytes) -> list[Tensor]:
     try:
         lists = json.loads(content)["lists"]
-        rows = [torch.tensor(row, dtype=torch.int64) for row in lists if not any(isinstance(i, float) for i in row)]
-        if len(rows) != len(lists):
+        if any(isinstance(item, float) for row in lists for item in row):
             raise ValueError
-        return pad_sequence(rows, batch_first=True, padding_value=PADDING)
+        return [torch.tensor(row, dtype=torch.int64) for row in lists]
     except (ValueError, KeyError, TypeError, RuntimeError, RecursionError, OverflowError):
         raise GroError('it answers no JSON with lists of item ids in the field "lists"') from None
 

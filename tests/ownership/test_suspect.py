@@ -147,8 +147,9 @@ def test_a_service_is_asked_over_http_with_its_key() -> None:
         (200, b'{"lists": [[1.5, 2]]}', "no JSON"),
         (200, b'{"lists": [["1"]]}', "no JSON"),
         (200, b'{"lists": [[99999999999999999999999]]}', "no JSON"),
-        (200, b'{"lists": []}', "no JSON"),
-        (200, b'{"lists": [[1, 2, 3]]}', "answers 5 histories"),
+        (200, b'{"lists": [1]}', "no JSON"),
+        (200, b'{"lists": []}', "5 histories by 0 lists"),
+        (200, b'{"lists": [[1, 2, 3]]}', "5 histories by 1 lists"),
     ],
 )
 def test_a_service_that_limits_fails_or_lies_gets_no_verdict(status: int, reply: bytes, told: str) -> None:
