@@ -36,7 +36,7 @@ types: install-dev
 	$(BIN)/pyright
 
 units: install-dev system
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 # What is not packaged is not there. The environment stays for the next call, the wheel is always new.
 wheel-test:

@@ -187,10 +187,13 @@ class Marking:
 
     def _validate(self, log: Log) -> tuple[float, dict[str, float]]:
         lost = 1 - _ndcg(self.model, self.sequences) / self.before
-        shown = self.mark.statistic(in_hand(self.model, k=min(K, self.model.n_items)))
-        within = lost <= self.settings.utility_budget
-        figures = {"weight": self._weight(log), "utility_loss": lost, self.mark.name: shown}
-        return (max(shown, 0.0) if within else OVERSPENT) - lost, figures
+        score = max(shown(self.mark, self.model), 0.0) if lost <= self.settings.utility_budget else OVERSPENT
+        return score - lost, {"weight": self._weight(log), "utility_loss": lost}
+
+
+def shown(mark: Mark, model: StateRecommender) -> float:
+    """The statistic of a mark in a model that we hold."""
+    return mark.statistic(in_hand(model, k=min(K, model.n_items)))
 
 
 def _random_histories(model: StateRecommender) -> Tensor:

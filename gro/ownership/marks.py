@@ -19,7 +19,7 @@ from gro.errors import ConfigError, GroError
 from gro.metrics import ndcg, utility
 from gro.models import StateRecommender
 from gro.ownership import parameters, promotion, triggers
-from gro.ownership.marking import Mark, marked
+from gro.ownership.marking import Mark, marked, shown
 from gro.ownership.parameters import ParameterMark
 from gro.ownership.settings import Kind, MarkSettings, PromotionSettings, TriggerSettings
 from gro.ranking import ranks
@@ -75,10 +75,10 @@ def mark(
     if artifact.others:
         raise ConfigError(f"{artifact.folder}: is an ensemble; marks are for a single model")
     plain, architecture = artifact.model, artifact.manifest.model.part(ModelSettings)
-    model, kept, shown = plain, dict[str, bytes](), dict[str, float]()
-    for behaviour in [_drawn(kind, plain, sequences) for kind in BEHAVIOUR if kind in kinds]:
-        model, log = marked(model, architecture, sequences, behaviour, settings, progress, original=plain)
-        kept[behaviour.name], shown[behaviour.name] = behaviour.secret(), log.best[behaviour.name]
+    model, behaviours = plain, [_drawn(kind, plain, sequences) for kind in BEHAVIOUR if kind in kinds]
+    for each in behaviours:
+        model, _ = marked(model, architecture, sequences, each, settings, progress, original=plain)
+    kept = {each.name: each.secret() for each in behaviours}
     if "parameters" in kinds:
         written = ParameterMark(secrets.token_bytes(parameters.KEY), message)
         model = parameters.marked(model, written, artifact.item_tokens)
@@ -89,7 +89,7 @@ def mark(
             f"the marks cost {lost:.2%} of validation NDCG@10, and the budget is {settings.utility_budget:.2%}: "
             "ask for fewer, or a larger budget"
         )
-    return Marked(model, kept, lost, shown)
+    return Marked(model, kept, lost, {each.name: shown(each, model) for each in behaviours})
 
 
 def save(artifact: Artifact, made: Marked, sequences: Sequences, out: Path) -> dict[str, Any]:

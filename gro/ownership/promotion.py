@@ -16,9 +16,9 @@ secrets finds a bound N times as small, and models of the same data lean the sam
 older than the suspect does not exclude it. Innocent models do: with such a secret they lean as far as the suspect.
 
 It passes through extraction: the sign of an item is the easiest of all lessons, a bias, and copies of any architecture
-take it over. More groups make it harder to see and harder to copy. Pruning and quantising hardly touch it in a copy.
-**What breaks it**: training the copy further on real interactions, which say anew how often every item is to be listed;
-a few passes leave nothing. Trigger chains outlive that.
+take it over. More groups make it harder to see and harder to copy. Pruning and quantising take it away only with the
+copy's accuracy. **What breaks it**: training the copy further on real interactions, which say anew how often every item
+is to be listed; a few passes leave nothing. Trigger chains outlive that.
 """
 
 from __future__ import annotations

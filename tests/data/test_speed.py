@@ -10,12 +10,14 @@ import numpy as np
 import gro.data
 
 PROBE = """
-import json, resource, sys, time, gro.data
+import json, re, resource, sys, time, gro.data
+from pathlib import Path
 from gro.config import DataSettings
 start = time.process_time()
 n = gro.data.load(DataSettings(dataset="big", data_path=sys.argv[1])).n_interactions
-unit = 1 if sys.platform == "darwin" else 1024
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+if sys.platform == "linux":  # where that counts what forked this process as well
+    peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 print(json.dumps([n, time.process_time() - start, peak]))
 """
 

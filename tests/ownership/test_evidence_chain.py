@@ -73,6 +73,15 @@ def test_what_was_stolen_is_claimed(verify: Callable[..., Answer], owned: Path) 
         assert found["together"]["effect"] > 1
 
 
+def test_a_verdict_is_reported_once_its_numbers_were_counted_again(
+    gro: Gro, verify: Callable[..., Answer], owned: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "verdict.json").write_text(verify(owned / "theft", "--alpha", "0.2").out)
+    arguments = ("--statement", owned / "print" / "statement.json", "--out", tmp_path / "report.html", "--json")
+    assert gro("own", "report", tmp_path / "verdict.json", *arguments).json["verdict"] == "copy"
+    assert "fingerprint.cold" in (tmp_path / "report.html").read_text()
+
+
 def test_a_service_is_claimed_that_serves_what_was_stolen(
     verify: Callable[..., Answer], owned: Path, files: Files, tmp_path: Path
 ) -> None:

@@ -53,7 +53,7 @@ def _memory(memory: Mapping[str, Any]) -> Sequence[Row]:
     return [
         _guard(f"memory of {memory['accounts']:,} accounts, GB", f"{memory['bytes'] / 1e9:.3g}"),
         _guard("bytes an account", f"{memory['per_account']:,.0f}"),
-        _guard("of it, limits at their fullest", f"{memory['limits_when_fullest']:,.0f}"),
+        _guard("bytes of limits at their fullest", f"{memory['limits_when_fullest']:,.0f}"),
     ]
 
 
