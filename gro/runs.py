@@ -80,7 +80,7 @@ def dataset_of(artifact: Artifact, data_path: Path | None) -> Sequences:
 
 def lists_of(artifact: Artifact) -> int:
     """How many items a run's lists have before its defence shortens them."""
-    return int(str(artifact.manifest.settings.get("k", min(100, artifact.model.n_items))))
+    return int(str(artifact.manifest.settings.get("k") or min(100, artifact.model.n_items)))
 
 
 def device_named(name: str) -> torch.device:

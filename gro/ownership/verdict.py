@@ -83,6 +83,8 @@ def judge(
         found = [test.statistic(suspect) for test in tests]
     except Inconclusive as why:
         return Verdict("inconclusive", str(why), alpha, suspect.calls)
+    if not all(map(math.isfinite, found)):
+        return Verdict("inconclusive", "a test found no number in what the suspect answers", alpha, suspect.calls)
     asked = by_stratum(statistics(tests, innocents, suspect.k, told), innocents)
     nulls = [Calibration({name: rows[:, i].tolist() for name, rows in asked.items()}) for i in range(len(tests))]
     reports = {test.name: null.report(value) for test, null, value in zip(tests, nulls, found, strict=True)}

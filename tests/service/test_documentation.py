@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,14 @@ def test_the_example_is_a_guarded_service(
     assert [answer.status_code for answer in asked] == [401, 200]
     assert asked[1].json() == {"lists": [[2, 3]]}
     assert asked[1].headers["ratelimit"].startswith('"account_calls_per_minute";r=9')
+
+
+def test_the_guard_loads_nothing_that_trains() -> None:
+    """Nor what draws; so a service that is guarded starts as fast as before."""
+    code = "import sys, gro.service.asgi, gro.service.reference; print([m for m in sys.argv[1:] if m in sys.modules])"
+    heavy = ("torch", "recbole", "pandas", "matplotlib")
+    found = subprocess.run([sys.executable, "-c", code, *heavy], capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"
 
 
 def test_the_commands_are_there() -> None:
