@@ -53,6 +53,7 @@ from gro.config import (
     TrainCommand,
 )
 from gro.errors import ConfigError, MissingExtraError
+from gro.ownership.settings import TrialCommand
 from gro.service.analysis.settings import AnalyseCommand
 from gro_surrogates.settings import ThiefSettings
 
@@ -216,6 +217,13 @@ COMMANDS = {
         "gro.cli.own.mark:mark",
         "Put marks into a run that pass into copies of it, commit to their secrets, and sign a statement.",
         (MarkCommand,),
+        (ConfigFile,),
+        "run",
+    ),
+    "own trial": Command(
+        "gro.cli.own.trial:trial",
+        "Count how often a run's fingerprints claim its thefts, washed ones and independent models.",
+        (TrialCommand,),
         (ConfigFile,),
         "run",
     ),

@@ -153,7 +153,8 @@ def cross_fitted(nulls: Mapping[str, Sequence[float]], folds: int, seed: int) ->
     values = {name: np.asarray(each) for name, each in nulls.items()}
     found: dict[str, list[float]] = {name: [0.0] * len(each) for name, each in nulls.items()}
     for number in range(folds):
-        others = Calibration({name: each[fold[name] != number].tolist() for name, each in values.items()})
+        left = {name: each[fold[name] != number].tolist() for name, each in values.items()}
+        others = Calibration({name: each for name, each in left.items() if each})
         for name, each in values.items():
             for place in np.flatnonzero(fold[name] == number).tolist():
                 found[name][place] = others.p_value(float(each[place]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -44,3 +45,26 @@ class PromotionSettings(Settings):
     """Secret directions that part histories into groups, each with signs of its own."""
     probes: PositiveInt = 800
     """Histories that a suspect is asked."""
+
+
+class TrialCommand(Settings):
+    """Settings of ``gro own trial``."""
+
+    run: Path
+    """Artifact of the owner's model, with thefts of it beside it as ``gro attack`` leaves them."""
+    innocents: Path
+    """Folder of independent models, as ``gro own innocents`` fills it."""
+    out: Path
+    """Folder of trial.json."""
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    """Probability of a false claim."""
+    references: PositiveInt = 8
+    """Innocents that choose the secret histories; they calibrate nothing."""
+    probes: Annotated[int, Field(ge=100, le=900)] = 400
+    """Secret histories of each kind."""
+    washed: Annotated[int, Field(ge=0)] = 3
+    """Copies that are washed, the first by name, each in every way."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of the choice of references, and of what a thief fine-tunes on."""
+    data_path: Path | None = None
+    """Where the dataset is now; unset looks where it was."""

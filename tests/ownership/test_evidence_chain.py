@@ -185,3 +185,26 @@ def test_a_bad_model_is_no_innocent_to_compare_with(owned: Path, tmp_path: Path)
         population(owned / "innocents", "0" * 64)
     with pytest.raises(ArtifactError, match="not an innocent"):
         innocent(owned / "run")
+
+
+def test_a_trial_counts_claims_against_copies_washed_ones_and_innocents(gro: Gro, owned: Path, tmp_path: Path) -> None:
+    shutil.copytree(owned / "run", tmp_path / "run")
+    shutil.copytree(owned / "theft", tmp_path / "run.thefts" / "one")
+    given = ("--innocents", owned / "innocents", "--out", tmp_path / "trial", "--references", 4, "--probes", 100)
+    answer = gro("own", "trial", tmp_path / "run", *given, "--alpha", 0.3, "--washed", 1, "--json", "--quiet")
+    assert answer.code == 0, answer.err
+    found = json.loads(answer.out)
+    assert json.loads((tmp_path / "trial" / "trial.json").read_text())["claims"] == found["claims"]
+    assert sum(found["innocents"].values()) <= COUNT - 4
+    for claims in found["claims"].values():
+        asked = {kind: each["trials"] for kind, each in claims.items()}
+        assert asked == {"stolen": 1, "washed": 5, "innocent": sum(found["innocents"].values())}
+    stolen = next(each for each in found["suspects"] if each["kind"] == "stolen")
+    pruned = next(each for each in found["suspects"] if each["suspect"] == "one, 50 % pruned")
+    assert stolen["statistics"] != pruned["statistics"]
+    assert stolen["calls"] <= 2_000
+    refused = gro("own", "trial", tmp_path / "run", *given, "--alpha", 0.01, "--quiet")
+    assert (refused.code, "take 99 innocents of the nearest kind" in refused.line) == (2, True)
+    shutil.rmtree(tmp_path / "run.thefts")
+    refused = gro("own", "trial", tmp_path / "run", *given, "--alpha", 0.3, "--quiet")
+    assert "holds no theft" in refused.line
