@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from gro.errors import DataError, GroError
-from gro.models import PADDING, CausalRecommender, Recommender
+from gro.models import PADDING, CausalRecommender, Recommender, padded, unpadded
 from gro.models.base import device_of, lengths
 from gro.ranking import evaluating, top_k
 
@@ -93,9 +92,7 @@ def lists_of_ids(service: RankingService, histories: Sequence[Sequence[int]]) ->
 
     A history that is longer than the model reads is cut to its end; raises as the service does.
     """
-    read = [torch.tensor(history[-service.model.max_length :]) for history in histories]
-    lists = service(pad_sequence(read, batch_first=True, padding_value=PADDING)).tolist()
-    return [[item for item in listed if item != PADDING] for listed in lists]
+    return unpadded(service(padded(history[-service.model.max_length :] for history in histories)))
 
 
 def check_histories(histories: Tensor, n_items: int) -> None:

@@ -76,7 +76,7 @@ def attack(progress: Progress | None = None, **settings: Any) -> Run:
     if theft.faults.any:
         logger.warning("%s: of %s answers: %s", command.run, f"{theft.calls:,}", theft.faults)
     interactions = np.bincount(sequences.train.items, minlength=sequences.n_items + 1)[1:]
-    floors = _floors(thief, sequences, command.seed)
+    floors = floors_of(thief, sequences, command.seed)
     report = {
         "dataset": sequences.name,
         "users": sequences.n_users,
@@ -144,8 +144,8 @@ def _shadows(artifact: Artifact, device: torch.device) -> Shadows | None:
     return lambda histories, seed: shadow_targets(histories, n_items, defence, known, seed, device)
 
 
-def _floors(thief: Thief, sequences: Sequences, seed: int) -> dict[str, Recommender]:
-    """What the thief could have had without a call: we grant it popularity, and what its real histories teach."""
+def floors_of(thief: Thief, sequences: Sequences, seed: int) -> dict[str, Recommender]:
+    """What a thief could have had without a call: we grant it popularity, and what its real histories teach."""
     own = thief.without_calls(sequences.n_items, seed)
     return {"popularity": Popularity(sequences.train), **({"own data": own} if own is not None else {})}
 

@@ -50,6 +50,12 @@ class Sequences:
             raise IndexError(f"user {user} is not in 0..{self.n_users - 1}")
         return self.items[self.indptr[user] : self.indptr[user + 1]]
 
+    def of(self, users: npt.NDArray[np.int64]) -> Sequences:
+        """The histories of some users ``[U]``, at least one, over the same catalogue."""
+        histories = [self.history(int(user)) for user in users]
+        bounds = _bounds(np.array([len(each) for each in histories]))
+        return Sequences(self.name, bounds, np.concatenate(histories), self.item_tokens, self.user_tokens[users])
+
     @property
     def digest(self) -> str:
         """SHA-256 of the content (not of the name), in hexadecimal; the same on every machine."""

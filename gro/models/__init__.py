@@ -9,7 +9,15 @@ import torch
 from gro.config import ModelSettings
 from gro.errors import ConfigError
 from gro.models.adapter import ScoredRecommender, adapt
-from gro.models.base import PADDING, CausalRecommender, Recommender, StateRecommender, TrainableRecommender
+from gro.models.base import (
+    PADDING,
+    CausalRecommender,
+    Recommender,
+    StateRecommender,
+    TrainableRecommender,
+    padded,
+    unpadded,
+)
 from gro.models.popularity import Popularity
 from gro.models.recurrent import NARM, GRU4Rec
 from gro.models.transformer import BERT4Rec, SASRec
@@ -28,6 +36,8 @@ __all__ = [
     "TrainableRecommender",
     "adapt",
     "build",
+    "padded",
+    "unpadded",
 ]
 
 ARCHITECTURES: dict[str, Callable[[ModelSettings, int], StateRecommender]] = {

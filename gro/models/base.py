@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 PADDING = 0
 
@@ -175,6 +177,16 @@ def to_predict(windows: Tensor, context: Tensor | None) -> Tensor:
     if context is None:
         return real
     return real & (torch.arange(windows.shape[1], device=windows.device) >= context[:, None])
+
+
+def padded(rows: Iterable[Sequence[int] | Tensor]) -> Tensor:
+    """Put rows of item ids of any length under each other: ``[B, T]``, right-padded."""
+    return pad_sequence([torch.as_tensor(row) for row in rows], batch_first=True, padding_value=PADDING)
+
+
+def unpadded(rows: Tensor) -> list[list[int]]:
+    """Return the item ids in each of ``rows [B, T]``."""
+    return [[item for item in row if item != PADDING] for row in rows.tolist()]
 
 
 def most_recent(histories: Tensor, width: int) -> Tensor:

@@ -17,7 +17,6 @@ from gro import artifacts
 from gro.artifacts import Artifact
 from gro.artifacts.manifest import ITEMS
 from gro.data import HeldOut
-from gro.defenses.served import served
 from gro.errors import DataError
 from gro.metrics import FloatArray, IntArray, agreement
 from gro.models import PADDING, Recommender
@@ -25,9 +24,9 @@ from gro.ownership.calibration import Calibration
 from gro.ownership.identity import identify
 from gro.ownership.parameters import Tokens, item_space, item_table
 from gro.ownership.population import population
+from gro.ownership.suspect import answering
 from gro.ranking import lists
-from gro.runs import dataset_of, device_named, lists_of
-from gro.theft import stolen_copy
+from gro.runs import dataset_of, device_named
 
 K: Final = 10
 """Items of each list that are compared."""
@@ -132,7 +131,7 @@ def _likeness(ours: Artifact, real: HeldOut, device: str) -> Callable[[Artifact]
     table, where = item_table(ours.model), device_named(device)
 
     def best(artifact: Artifact, ids: IntArray) -> npt.NDArray[np.int64]:
-        model = _Renumbered(_answering(artifact, where), ids)
+        model = _Renumbered(answering(artifact, where), ids)
         return lists(model, real, min(K, model.n_items))
 
     wanted = best(ours, np.arange(ours.model.n_items + 1))
@@ -148,13 +147,6 @@ def _likeness(ours: Artifact, real: HeldOut, device: str) -> Callable[[Artifact]
         )
 
     return like
-
-
-def _answering(artifact: Artifact, device: torch.device) -> Recommender:
-    """What answers for an artifact: a thief's clones together, anything else behind its defence."""
-    if "clones" in artifact.manifest.settings:
-        return stolen_copy(artifact.folder)
-    return served(artifact, lists_of(artifact), 0, device)
 
 
 def _ids_of(tokens: Tokens, artifact: Artifact) -> IntArray:

@@ -32,7 +32,6 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from gro.artifacts import Artifact
 from gro.config import Settings
@@ -40,7 +39,7 @@ from gro.data import Sequences
 from gro.defenses.served import exposed_by, served
 from gro.errors import ConfigError, DataError
 from gro.metrics import IntArray, agreement
-from gro.models import PADDING
+from gro.models import PADDING, padded, unpadded
 from gro.ownership.population import Innocent
 from gro.ownership.suspect import EVERY, TOGETHER, Ask, K, Suspect
 from gro.runs import lists_of
@@ -135,7 +134,7 @@ class Fingerprint:
 
     def secret(self) -> bytes:
         """What is committed to and kept; :func:`read` makes the test again from it."""
-        rows = [[item for item in row if item != PADDING] for row in self.histories.tolist()]
+        rows = unpadded(self.histories)
         values = Secret(test="fingerprint", histories=rows, lists=self.lists.tolist(), references=list(self.references))
         return values.model_dump_json().encode()
 
@@ -149,7 +148,7 @@ def read(secret: bytes, source: str, name: str = NAME) -> Fingerprint:
     try:
         found = Secret.make(json.loads(secret), source)
         lists = torch.tensor(found.lists)
-        histories = pad_sequence([torch.tensor(row) for row in found.histories], True, PADDING)
+        histories = padded(found.histories)
     except (ValueError, RecursionError, ConfigError, RuntimeError):
         raise DataError(f"{source}: holds no fingerprint") from None
     if lists.ndim != 2 or len(lists) != len(histories):

@@ -42,7 +42,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Literal, Self
 
 import numpy as np
@@ -50,13 +50,12 @@ import numpy.typing as npt
 import torch
 from pydantic import FiniteFloat, model_validator
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from gro.config import PositiveInt, Settings
 from gro.data import Sequences
 from gro.errors import ConfigError, DataError
 from gro.metrics import FloatArray
-from gro.models import PADDING
+from gro.models import PADDING, padded, unpadded
 from gro.ownership.suspect import EVERY, TOGETHER, Ask, Inconclusive, K, Suspect
 
 NAME: Final = "inference"
@@ -147,10 +146,9 @@ class Membership:
 
     def secret(self) -> bytes:
         """What is committed to and kept; :func:`read` makes the test again from it."""
-        rows = [[item for item in row if item != PADDING] for row in self.stretches.tolist()]
         values = Secret(
             test="inference",
-            stretches=rows,
+            stretches=unpadded(self.stretches),
             asked=self.asked.tolist(),
             person=self.person.tolist(),
             members=self.members.tolist(),
@@ -171,7 +169,7 @@ def read(secret: bytes, source: str, name: str = NAME) -> Membership:
     except (ValueError, TypeError, RecursionError, ConfigError):
         raise DataError(f"{source}: holds no dataset inference") from None
     return Membership(
-        stretches=pad_sequence([torch.tensor(row) for row in found.stretches], True, PADDING),
+        stretches=padded(found.stretches),
         asked=torch.tensor(found.asked),
         person=np.array(found.person),
         members=np.array(found.members),
@@ -195,14 +193,7 @@ def draw(n_users: int, size: int, seed: int) -> tuple[Ids, Ids]:
 
 def without(sequences: Sequences, people: Ids) -> Sequences:
     """The histories of all others, over the same catalogue."""
-    kept = np.setdiff1d(np.arange(sequences.n_users), people)
-    histories = [sequences.history(user) for user in kept]
-    return replace(
-        sequences,
-        indptr=np.cumsum([0, *map(len, histories)], dtype=np.int64),
-        items=np.concatenate(histories),
-        user_tokens=sequences.user_tokens[kept],
-    )
+    return sequences.of(np.setdiff1d(np.arange(sequences.n_users), people))
 
 
 def made(
@@ -242,7 +233,7 @@ def made(
             rows.append(history[max(0, cut - WIDTH) : cut + WIDTH])
             asked.append(min(cut, WIDTH))
             person.append(number)
-    stretches, shown = pad_sequence(rows, True, PADDING), torch.tensor(asked)
+    stretches, shown = padded(rows), torch.tensor(asked)
     told = [torch.cat([ask(part) for part in questions(stretches, shown).split(TOGETHER)]) for ask in references]
     expected = np.column_stack([fit(lists.cpu()[:, :k], stretches) for lists in told])
     return Membership(stretches, shown, np.array(person), np.isin(people, members), expected, k)

@@ -7,7 +7,7 @@ The others saw fewer users, or are of another architecture or other settings.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +24,7 @@ from gro.metrics import FloatArray, utility
 from gro.models import StateRecommender, build
 from gro.optimizer.plain import fit
 from gro.ownership.calibration import Test
-from gro.ownership.suspect import K, in_hand
+from gro.ownership.suspect import CPU, K, in_hand
 from gro.ranking import ranks
 from gro.training import Progress, Quiet
 
@@ -34,7 +34,6 @@ ARCHITECTURES: Final = ("SASRec", "GRU4Rec", "NARM")
 SHARES: Final = (0.5, 0.9)
 """Least and largest share of the users of an innocent that saw fewer."""
 DROPOUTS: Final = (0.1, 0.2, 0.3, 0.5)
-CPU: Final = torch.device("cpu")
 GOOD: Final = 0.7
 """An innocent whose NDCG@10 is a smaller part of the owner's than this is too bad to be like a suspect."""
 
@@ -156,13 +155,7 @@ def some_users(sequences: Sequences, share: float, seed: int) -> Sequences:
         return sequences
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.permutation(sequences.n_users)[: max(1, round(share * sequences.n_users))])
-    histories = [sequences.history(user) for user in chosen]
-    return replace(
-        sequences,
-        indptr=np.cumsum([0, *(len(each) for each in histories)], dtype=np.int64),
-        items=np.concatenate(histories),
-        user_tokens=sequences.user_tokens[chosen],
-    )
+    return sequences.of(chosen)
 
 
 def innocent(folder: Path) -> Innocent:

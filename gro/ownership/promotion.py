@@ -33,11 +33,10 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from gro.config import PositiveInt, Settings
 from gro.errors import ConfigError, DataError
-from gro.models import PADDING, StateRecommender
+from gro.models import PADDING, StateRecommender, padded, unpadded
 from gro.models.base import device_of, lengths, most_recent
 from gro.ownership.marking import Mark
 from gro.ownership.settings import PromotionSettings
@@ -141,7 +140,7 @@ class Promotion(Mark):
             key=self.key.hex(),
             n_items=self.n_items,
             n_groups=self.n_groups,
-            probes=[[item for item in row if item != PADDING] for row in self.probes.tolist()],
+            probes=unpadded(self.probes),
             groups=self.groups.tolist(),
             lists=self.lists.tolist(),
         )
@@ -187,7 +186,7 @@ def read(secret: bytes, source: str, name: str = "promotion") -> Promotion:
     """
     try:
         found = Secret.make(json.loads(secret), source)
-        probes = pad_sequence([torch.tensor(row) for row in found.probes], True, PADDING)
+        probes = padded(found.probes)
         groups, lists = torch.tensor(found.groups), torch.tensor(found.lists)
     except (ValueError, RecursionError, ConfigError, RuntimeError):
         raise DataError(f"{source}: holds no promotion") from None

@@ -36,6 +36,7 @@ EVERY: Final = 20
 """One in this many calls asks something again."""
 ALIKE: Final = 0.9
 """Least mean agreement of two answers to the same history: arithmetic may differ from batch to batch, lists may not."""
+CPU: Final = torch.device("cpu")
 TOGETHER: Final = 256
 """Histories that are sent at a time, at most."""
 
@@ -159,10 +160,11 @@ def suspected(
     artifact = artifacts.load(Path(what))
     if artifact.manifest.files[ITEMS] != catalogue:
         raise Inconclusive(f"{what}: is of another catalogue than the owner's model")
-    recommender = stolen_copy(Path(what)) if "clones" in artifact.manifest.settings else _served(artifact)
-    return in_hand(recommender, k=k, budget=budget)
+    return in_hand(answering(artifact), k=k, budget=budget)
 
 
-def _served(artifact: Artifact) -> Recommender:
-    """What the artifact answers behind its defence."""
-    return served(artifact, lists_of(artifact), 0, torch.device("cpu"))
+def answering(artifact: Artifact, device: torch.device = CPU) -> Recommender:
+    """What answers for an artifact: a thief's clones together, anything else behind its defence."""
+    if "clones" in artifact.manifest.settings:
+        return stolen_copy(artifact.folder)
+    return served(artifact, lists_of(artifact), 0, device)

@@ -7,16 +7,15 @@ import json
 import math
 import ssl
 import time
-from ipaddress import ip_address
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from gro.errors import ConfigError, GroError
-from gro.models import PADDING
+from gro.models import padded, unpadded
+from gro.service.access.network import on_this_machine
 
 TIMEOUT: Final = 60.0
 """Seconds that an answer may take."""
@@ -51,7 +50,7 @@ class Endpoint:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ConfigError(f"'{url}' is not an address; it must be http:// or https:// and a host")
-        if parts.scheme == "http" and key is not None and not _local(parts.hostname):
+        if parts.scheme == "http" and key is not None and not on_this_machine(parts.hostname):
             raise ConfigError(f"'{url}' would send the key in the clear; it must be https://, or on this machine")
         self._parts, self._key, self._k, self.patience = parts, key, k, patience
 
@@ -62,10 +61,10 @@ class Endpoint:
             GroError: it cannot be reached, refuses, or answers something else than lists.
         """
         rows = [row for part in histories.split(AT_ONCE) for row in self._answered(part)]
-        return pad_sequence(rows, batch_first=True, padding_value=PADDING)
+        return padded(rows)
 
     def _answered(self, histories: Tensor) -> list[Tensor]:
-        asked = [[item for item in row if item != PADDING] for row in histories.tolist()]
+        asked = unpadded(histories)
         body = json.dumps({"histories": asked, "k": self._k})
         answer = self._sent(body)
         while answer.status == LIMITED and (pause := _pause(answer.after)) <= self.patience:
@@ -115,10 +114,3 @@ def _rows(content: bytes) -> list[Tensor]:
         return [torch.tensor(row, dtype=torch.int64) for row in lists]
     except (ValueError, KeyError, TypeError, RuntimeError, RecursionError, OverflowError):
         raise GroError('it answers no JSON with lists of item ids in the field "lists"') from None
-
-
-def _local(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

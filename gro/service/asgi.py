@@ -13,15 +13,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gro.errors import GroError
 from gro.service.console import Console
 from gro.service.core import Refused, Role
-from gro.service.guard import Admission, Caller, Guard
+from gro.service.guard import CALLER, Admission, Caller, Guard
 from gro.service.telemetry import Traced
 from gro.service.wire import Question, Wire, too_large
 
 OK: Final = 200
 ADMISSION: Final = "gro.admission"
 """Where ``scope["state"]`` holds the :class:`Admission` of a question."""
-CALLER: Final = "gro.caller"
-"""Where it holds the :class:`gro.service.guard.Caller` of any other request."""
 MOST_OF_OPERATORS: Final = 1 << 16
 """Bytes of an operator's request."""
 CLOSE: Final = {"Connection": "close"}

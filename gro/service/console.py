@@ -18,7 +18,7 @@ from gro.service.access.authenticate import bearer
 from gro.service.access.names import Account
 from gro.service.access.sessions import CREDENTIAL
 from gro.service.core import Refused, Role
-from gro.service.guard import Caller, Guard
+from gro.service.guard import CALLER, Caller, Guard
 from gro.service.monitor.detector import Judgement
 from gro.service.playbook import State
 
@@ -183,7 +183,7 @@ def _private(content: Mapping[str, Any]) -> JSONResponse:
 
 
 def _caller(request: Request) -> Caller:
-    caller: Caller = request.scope["state"]["gro.caller"]
+    caller: Caller = request.scope["state"][CALLER]
     return caller
 
 

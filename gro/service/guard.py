@@ -37,6 +37,8 @@ from gro.service.wire import Question
 logger = logging.getLogger(__name__)
 Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
 Lists: TypeAlias = Sequence[Sequence[int]]
+CALLER: Final = "gro.caller"
+"""Where an ASGI server's ``scope["state"]`` holds the :class:`Caller` of a request."""
 SETTLED: Final = 5.0
 """Seconds between two times that states are let go and written."""
 

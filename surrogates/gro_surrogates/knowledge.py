@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gro.data import Sequences
-from gro.models import PADDING
+from gro.models import padded
 
 
 def held_histories(sequences: Sequences, share: float, length: int, seed: int) -> Tensor:
@@ -21,4 +21,4 @@ def held_histories(sequences: Sequences, share: float, length: int, seed: int) -
     """
     chosen = np.random.default_rng(seed).permutation(sequences.n_users)[: max(1, round(share * sequences.n_users))]
     histories = [torch.from_numpy(sequences.history(int(user))[-length:].astype(np.int64)) for user in chosen]
-    return torch.nn.utils.rnn.pad_sequence(histories, batch_first=True, padding_value=PADDING)
+    return padded(histories)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from gro.data import Sequences
-from gro.models import PADDING
+from gro.models import PADDING, padded
 from gro.service.querylog import Call
 
 Ids = npt.NDArray[np.int64]
@@ -88,11 +86,6 @@ def answer(people: People, service: Callable[[Tensor], Tensor], k: int, n_items:
         lists[start : start + len(histories)] = service(padded(histories)).cpu().numpy()
     lists.flush()
     return Log(people, path)
-
-
-def padded(histories: Sequence[Sequence[int]]) -> Tensor:
-    """Return histories as rows ``[B, T]``, right-padded."""
-    return pad_sequence([torch.tensor(history) for history in histories], batch_first=True, padding_value=PADDING)
 
 
 def account(user: int) -> str:

@@ -13,8 +13,9 @@ from torch import Tensor
 from gro.audit.drill.door import Door
 from gro.data import Sequences
 from gro.evaluation import theft_report
-from gro.models import PADDING, Popularity, Recommender
+from gro.models import PADDING, Recommender
 from gro.service.monitor.detector import Judgement
+from gro.theft import floors_of
 from gro_surrogates.answers import UnansweredError
 from gro_surrogates.knowledge import held_histories
 from gro_surrogates.recordings import Recording
@@ -175,8 +176,7 @@ class School:
         """Train the thief's copy on what it has, and measure it as :func:`gro.attack` does."""
         learning, sequences = self._thief(thief, seed), self.sequences
         stolen = learning.learn(_enough(play.recording), sequences.n_items, seed).surrogate
-        own = learning.without_calls(sequences.n_items, seed)
-        floors = {"popularity": Popularity(sequences.train), **({"own data": own} if own is not None else {})}
+        floors = floors_of(learning, sequences, seed)
         interactions = np.bincount(sequences.train.items, minlength=sequences.n_items + 1)[1:]
         report = theft_report(target, stolen, floors, sequences.test, interactions)
         kept = ("surrogate", "floor", "floor_is", "agreement@10", "access_advantage", "interval")

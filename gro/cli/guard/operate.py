@@ -8,7 +8,6 @@ import os
 import ssl
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from ipaddress import ip_address
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
@@ -17,6 +16,7 @@ from gro.cli.output import show
 from gro.cli.settings import Output
 from gro.errors import ConfigError, GroError
 from gro.service.access.files import PRIVATE, read_trusted
+from gro.service.access.network import on_this_machine
 
 KEY: Final = "GRO_GUARD_KEY"
 TIMEOUT: Final = 10.0
@@ -99,16 +99,9 @@ def _connection(command: RunningGuard) -> tuple[http.client.HTTPConnection, str]
     if url.scheme == "https":
         context = ssl.create_default_context(cafile=command.tls_authority)
         return http.client.HTTPSConnection(host, url.port, timeout=TIMEOUT, context=context), path
-    if url.scheme != "http" or not _local(host):
+    if url.scheme != "http" or not on_this_machine(host):
         raise ConfigError(f"--url is '{command.url}'; it must be https://, or http:// on this machine: it takes a key")
     return http.client.HTTPConnection(host, url.port, timeout=TIMEOUT), path
-
-
-def _local(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _key(command: RunningGuard) -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator
@@ -79,6 +79,14 @@ def client_address(
         if not _vouches(at, settings):
             break
     return at
+
+
+def on_this_machine(host: str) -> bool:
+    """Whether a host, by name or address, is reached without leaving the machine: a key may go there in the clear."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 @lru_cache(RECENT)
