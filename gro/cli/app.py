@@ -201,7 +201,7 @@ COMMANDS = {
     ),
     "own innocents": Command(
         "gro.cli.own.evidence:innocents",
-        "Train independent models, by which verdicts are calibrated.",
+        "Train independent models, on which the secrets of marks are tried and likeness is measured.",
         (InnocentsCommand,),
         (ConfigFile,),
         "run",
@@ -222,7 +222,7 @@ COMMANDS = {
     ),
     "own trial": Command(
         "gro.cli.own.trial:trial",
-        "Count how often a run's fingerprints claim its thefts, washed ones and independent models.",
+        "Count how often a marked run's tests claim its thefts, washed ones and independent models.",
         (TrialCommand,),
         (ConfigFile,),
         "run",

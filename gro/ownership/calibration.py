@@ -1,23 +1,67 @@
-"""What a statistic is worth: p-values from the same statistic of innocent models.
+"""What a statistic is worth: p-values from the same statistic under a null.
 
-A p-value is conformal: the place of the suspect's statistic among those of innocents (Vovk, Gammerman & Shafer,
-*Algorithmic Learning in a Random World*, 2005, section 2.2). It takes no distribution for granted, only that a suspect
-that is innocent is like the innocents of one stratum; and it is never below ``1 / (n + 1)``, however far the suspect is
-out, so that a claim at 1 % needs 99 innocents.
+A p-value is the place of the suspect's statistic among those of a null (Vovk, Gammerman & Shafer, *Algorithmic
+Learning in a Random World*, 2005, section 2.2). It takes no distribution for granted, and is never below
+``1 / (n + 1)``, however far the suspect is out. There are two nulls:
+
+- **other secrets**, for marks, whose secret was drawn by chance. To a suspect that was made without it any other draw
+  would have fitted as well, whatever the suspect is: the p-value is exact (Fisher's randomisation test; Phipson &
+  Smyth, arXiv 1603.05766), and it takes no more calls, since the same answers are read with each of them;
+- **innocent models**, for likeness that nobody drew. It takes for granted that an innocent suspect is like the
+  innocents of one stratum, which nobody knows: it says how unusual the likeness is, and accuses nobody.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol, Self
 
 import numpy as np
 from scipy import stats
 
 from gro.errors import DataError
 from gro.metrics import FloatArray
-from gro.ownership.suspect import Suspect
+from gro.ownership.suspect import Inconclusive, Suspect
+
+OTHERS: Final = "other secrets"
+"""The null of a keyed test."""
+TOGETHER: Final = "together"
+"""What the joint statistic of several tests is called."""
+DRAWS: Final = 9_999
+"""Other secrets that a suspect's answers are read with."""
+NO_NUMBER: Final = "a test found no number in what the suspect answers"
+
+
+class Keyed(Protocol):
+    """A mark that a secret reads, where any other secret could have been drawn as well."""
+
+    @property
+    def name(self) -> str:
+        """What the test is called."""
+        ...
+
+    @property
+    def calls(self) -> int:
+        """Most calls that it makes of a suspect."""
+        ...
+
+    def examine(self, suspect: Suspect, draws: int) -> tuple[float, FloatArray]:
+        """Ask a suspect.
+
+        Returns:
+            The statistic, the larger the clearer the mark; and what ``draws`` other secrets, drawn as the owner's was,
+            read from the same answers.
+
+        Raises:
+            Inconclusive: the suspect does not answer as a ranking service does.
+        """
+        ...
+
+    def another(self, key: bytes) -> Self:
+        """The mark that another key of 32 bytes would have given: what ``examine`` compares with."""
+        ...
 
 
 class Test(Protocol):
@@ -78,13 +122,19 @@ class Calibration:
         """The smallest p-value that there can be."""
         return 1 / (len(self.nulls[self.nearest]) + 1)
 
-    def p_value(self, statistic: float) -> float:
-        """``(1 + innocents at least as suspicious) / (1 + innocents of the nearest stratum)``, at most 1.
+    def p_value(self, statistic: float, ties: float = 1.0) -> float:
+        """``(1 + as suspicious or more) / (1 + number in the nearest stratum)``, at most 1.
 
         All innocents count against the claim, only the nearest stratum counts for it: a claim against a model of that
         stratum is false with a probability of at most the level, and innocents that are further away are safer.
+
+        Args:
+            statistic: of the suspect.
+            ties: share of those alike, the suspect among them, that counts against the claim; drawn evenly from
+                [0, 1], it makes p-values of innocents uniform where statistics are discrete (Vovk et al., 2005).
         """
-        return min(1.0, (1 + int((self.all >= statistic).sum())) / (1 + len(self.nulls[self.nearest])))
+        above, alike = int((self.all > statistic).sum()), 1 + int((self.all == statistic).sum())
+        return min(1.0, (above + ties * alike) / (1 + len(self.nulls[self.nearest])))
 
     def effect(self, statistic: float) -> float | None:
         """Standard deviations of the nearest stratum that the statistic is above its mean; ``None`` where it has none.
@@ -116,58 +166,45 @@ def conformal(statistic: float, nulls: Sequence[float]) -> float:
     return (1 + sum(null >= statistic for null in nulls)) / (len(nulls) + 1)
 
 
-def joint(statistics: Sequence[float], nulls: Mapping[str, FloatArray]) -> tuple[float, Calibration]:
-    """Make one statistic of several tests': the largest, after each was put on one scale.
+def weigh(suspect: Suspect, marks: Sequence[Keyed], draws: int = DRAWS) -> dict[str, tuple[float, Calibration]]:
+    """Put marks to a suspect: what each reads and its null, in the end the same of all "together" if there are several.
 
-    The largest, so that a mark that was washed off does not hide one that was not. It is calibrated by the same of the
-    same innocents, so that however the tests depend on each other is in the null: no independence is assumed, unlike by
-    Fisher's or Stouffer's way. Each test is centred and scaled by all models, the suspect among them, in the same way:
-    that keeps an innocent suspect exchangeable with the innocents.
+    Secrets are drawn independently and a suspect that was made without them is what it is, so that what one reads from
+    it says nothing of what another does: the joint null pairs their draws.
 
-    Args:
-        statistics: of the suspect, one for each of ``m`` tests.
-        nulls: of the innocents of each stratum ``[n, m]``.
-
-    Returns:
-        The suspect's joint statistic, and the innocents'.
+    Raises:
+        Inconclusive: the suspect does not answer as a ranking service does, or a mark finds no number in its answers.
     """
-    everybody = np.concatenate([np.asarray([statistics], dtype=np.float64), *nulls.values()])
-    spread = everybody.std(axis=0)
-    scaled = (everybody - everybody.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
-    largest = scaled.max(axis=1).tolist()
-    bounds = np.cumsum([1, *(len(each) for each in nulls.values())]).tolist()
-    strata = {name: largest[begin:end] for name, begin, end in zip(nulls, bounds, bounds[1:], strict=False)}
-    return largest[0], Calibration(strata)
-
-
-def cross_fitted(nulls: Mapping[str, Sequence[float]], folds: int, seed: int) -> dict[str, list[float]]:
-    """P-values of innocents, each calibrated by the others that are not in its fold: what claims they would meet with.
-
-    Args:
-        nulls: statistics of the innocents of each stratum.
-        folds: parts into which each stratum is dealt at random.
-        seed: of the deal.
-    """
-    rng = np.random.default_rng(seed)
-    fold = {name: rng.permutation(np.arange(len(each)) % folds) for name, each in nulls.items()}
-    values = {name: np.asarray(each) for name, each in nulls.items()}
-    found: dict[str, list[float]] = {name: [0.0] * len(each) for name, each in nulls.items()}
-    for number in range(folds):
-        left = {name: each[fold[name] != number].tolist() for name, each in values.items()}
-        others = Calibration({name: each for name, each in left.items() if each})
-        for name, each in values.items():
-            for place in np.flatnonzero(fold[name] == number).tolist():
-                found[name][place] = others.p_value(float(each[place]))
+    examined = {mark.name: mark.examine(suspect, draws) for mark in marks}
+    if not all(math.isfinite(value) for value, _ in examined.values()):
+        raise Inconclusive(NO_NUMBER)
+    found = {name: (value, Calibration({OTHERS: others.tolist()})) for name, (value, others) in examined.items()}
+    if len(examined) > 1:
+        values, others = zip(*examined.values(), strict=True)
+        found[TOGETHER] = joint(values, {OTHERS: np.column_stack(others)})
     return found
 
 
-def merged(p_values: Sequence[float]) -> float:
-    """One p-value from several that may depend on each other in any way and have other nulls: Bonferroni's.
+def joint(statistics: Sequence[float], nulls: Mapping[str, FloatArray]) -> tuple[float, Calibration]:
+    """Make one statistic of several tests': Fisher's, ``-sum log p``, of their places among all rows.
 
-    The smallest times their number (Vovk & Wang, Biometrika 2020, the merging function for ``r = -inf``): best where
-    one of several marks survived and the others did not.
+    It is calibrated by the same of the rows of the null, so that neither what Fisher takes for granted (independence,
+    continuity) nor anything else need hold but that an innocent suspect's row is like any other. A mark that was washed
+    off, ``p = 1``, adds nothing, and does not hide one that was not.
+
+    Args:
+        statistics: of the suspect, one for each of ``m`` tests.
+        nulls: rows of each stratum ``[n, m]``.
+
+    Returns:
+        The suspect's joint statistic, and its null.
     """
-    return min(1.0, len(p_values) * min(p_values))
+    everybody = np.concatenate([np.asarray([statistics], dtype=np.float64), *nulls.values()])
+    places = stats.rankdata(-everybody, method="max", axis=0) / len(everybody)
+    fishers = -np.log(places).sum(axis=1)
+    bounds = np.cumsum([1, *(len(each) for each in nulls.values())]).tolist()
+    strata = {name: fishers[begin:end].tolist() for name, begin, end in zip(nulls, bounds, bounds[1:], strict=False)}
+    return float(fishers[0]), Calibration(strata)
 
 
 def uniformity(p_values: Sequence[float]) -> dict[str, float]:
@@ -181,8 +218,10 @@ def uniformity(p_values: Sequence[float]) -> dict[str, float]:
     return {"distance": float(both.statistic), "p_value": float(both.pvalue), "below": float(low.statistic)}
 
 
-def proportion(successes: int, trials: int, confidence: float = 0.95) -> dict[str, float | int | list[float]]:
-    """A proportion and its exact interval (Clopper & Pearson, Biometrika 1934)."""
+def proportion(successes: int, trials: int, confidence: float = 0.95) -> dict[str, float | int | list[float] | None]:
+    """A proportion, "share", ``None`` of no trials, and its exact interval (Clopper & Pearson, Biometrika 1934)."""
+    if not trials:
+        return {"successes": 0, "trials": 0, "share": None, "interval": [0.0, 1.0]}
     bounds = stats.binomtest(successes, trials).proportion_ci(confidence, method="exact")
     return {
         "successes": successes,

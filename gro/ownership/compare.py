@@ -22,9 +22,9 @@ from gro.metrics import FloatArray, IntArray, agreement
 from gro.models import PADDING, Recommender
 from gro.ownership.calibration import Calibration
 from gro.ownership.identity import identify
-from gro.ownership.parameters import Tokens, item_space, item_table
+from gro.ownership.parameters import item_space
 from gro.ownership.population import population
-from gro.ownership.suspect import answering
+from gro.ownership.suspect import Tokens, answering, item_table
 from gro.ranking import lists
 from gro.runs import dataset_of, device_named
 

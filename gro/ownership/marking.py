@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from gro.config import ModelSettings
 from gro.data import Sequences
 from gro.data.windows import batches
 from gro.errors import GroError
-from gro.metrics import ndcg
+from gro.metrics import FloatArray, ndcg
 from gro.models import StateRecommender, build
 from gro.models.base import device_of
 from gro.optimizer.gro import sample_ends
@@ -35,7 +36,7 @@ OVERSPENT = -2.0
 
 
 class Mark(ABC):
-    """A test (:class:`gro.ownership.calibration.Test`) whose answer is trained into a model."""
+    """A keyed test (:class:`gro.ownership.calibration.Keyed`) whose answer is trained into a model."""
 
     name: str
 
@@ -45,8 +46,12 @@ class Mark(ABC):
         """Most calls that it makes of a suspect."""
 
     @abstractmethod
-    def statistic(self, suspect: Suspect) -> float:
-        """Ask a suspect; the larger, the clearer the mark."""
+    def examine(self, suspect: Suspect, draws: int) -> tuple[float, FloatArray]:
+        """Ask a suspect: the statistic, the larger the clearer the mark, and what other secrets read."""
+
+    @abstractmethod
+    def another(self, key: bytes) -> Self:
+        """The mark that another key would have given."""
 
     @abstractmethod
     def secret(self) -> bytes:
@@ -193,7 +198,7 @@ class Marking:
 
 def shown(mark: Mark, model: StateRecommender) -> float:
     """The statistic of a mark in a model that we hold."""
-    return mark.statistic(in_hand(model, k=min(K, model.n_items)))
+    return mark.examine(in_hand(model, k=min(K, model.n_items)), draws=0)[0]
 
 
 def _random_histories(model: StateRecommender) -> Tensor:

@@ -44,12 +44,10 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Final, Literal, NamedTuple, Self
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy.stats import binomtest
 
@@ -57,8 +55,7 @@ from gro.config import Settings
 from gro.errors import ConfigError, DataError
 from gro.metrics import FloatArray
 from gro.models import StateRecommender
-
-Tokens = Sequence[str] | npt.NDArray[np.str_]
+from gro.ownership.suspect import Inconclusive, Suspect, Tokens, item_table
 
 STRENGTH: Final = 3.0
 """Standard deviations by which every bit leads, unless it is told otherwise."""
@@ -122,6 +119,31 @@ class ParameterMark:
 
     key: bytes
     message: bytes
+    name: str = "parameters"
+
+    @property
+    def calls(self) -> int:
+        """It asks nothing: it reads the weights."""
+        return 0
+
+    def examine(self, suspect: Suspect, draws: int) -> tuple[float, FloatArray]:
+        """Read the share of right bits from a suspect's item table; the coins that it is of any other key.
+
+        Raises:
+            Inconclusive: the suspect's weights are not at hand, or hold nothing to read.
+        """
+        if suspect.inside is None:
+            raise Inconclusive("the suspect's weights are not at hand, and a mark in parameters is read from them")
+        try:
+            found = self.reading(*suspect.inside)
+        except DataError as error:
+            raise Inconclusive(f"the suspect: {error}") from None
+        coins = np.random.default_rng([*self.name.encode()]).binomial(found.bits, 0.5, draws) / found.bits
+        return (found.bits - found.errors) / found.bits, coins
+
+    def another(self, key: bytes) -> Self:
+        """The same message by another key of 32 bytes: what another draw would have been."""
+        return replace(self, key=key)
 
     def __post_init__(self) -> None:
         """Check the sizes.
@@ -192,22 +214,17 @@ class ParameterMark:
         return drawn[:, 0] * _signs(self.message), drawn[:, 1]
 
 
-def read(secret: bytes, source: str) -> ParameterMark:
-    """The mark of a secret that was opened.
+def read(secret: bytes, source: str, name: str = "parameters") -> ParameterMark:
+    """The mark of a secret that was opened, under the name that it was committed to.
 
     Raises:
         DataError: it is malformed.
     """
     try:
         found = Secret.make(json.loads(secret), source)
-        return ParameterMark(bytes.fromhex(found.key), bytes.fromhex(found.message))
+        return ParameterMark(bytes.fromhex(found.key), bytes.fromhex(found.message), name)
     except (ValueError, TypeError, RecursionError, ConfigError):
         raise DataError(f"{source}: holds no parameter mark") from None
-
-
-def item_table(model: StateRecommender) -> FloatArray:
-    """The vectors of the items 1..n_items of a model, ``[n_items, d]``."""
-    return model.head.weight[1 : model.n_items + 1].detach().cpu().double().numpy()
 
 
 def marked(

@@ -1,7 +1,8 @@
 """Innocents: models that were trained without the owner's model, to learn from what innocence looks like.
 
 Half of them differ from it by the seed alone, since those resemble it most: no claim may be made against them either.
-The others saw fewer users, or are of another architecture or other settings.
+The others saw fewer users, are of another architecture or other settings, or are copies that were stolen from such a
+model: copies resemble each other in more than whose they are.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 import torch
@@ -17,23 +18,28 @@ import torch
 from gro import artifacts
 from gro.artifacts import Artifact
 from gro.artifacts.manifest import ITEMS, WEIGHTS
-from gro.config import TrainingSettings
+from gro.config import ModelSettings, TrainingSettings
 from gro.data import Sequences
 from gro.errors import ArtifactError, DataError
 from gro.metrics import FloatArray, utility
 from gro.models import StateRecommender, build
 from gro.optimizer.plain import fit
 from gro.ownership.calibration import Test
-from gro.ownership.suspect import CPU, K, in_hand
+from gro.ownership.suspect import CPU, K, Tokens, in_hand
 from gro.ranking import ranks
+from gro.serving import RankingService
 from gro.training import Progress, Quiet
+from gro_surrogates.settings import ThiefSettings
+from gro_surrogates.thief import Thief
 
 NEAREST: Final = "seed"
-STRATA: Final = ("users", "architecture", "settings")
+STRATA: Final = ("users", "architecture", "settings", "copy")
 ARCHITECTURES: Final = ("SASRec", "GRU4Rec", "NARM")
 SHARES: Final = (0.5, 0.9)
 """Least and largest share of the users of an innocent that saw fewer."""
 DROPOUTS: Final = (0.1, 0.2, 0.3, 0.5)
+TAKEN: Final = 100
+"""Length of the lists from which the copies among innocents are made."""
 GOOD: Final = 0.7
 """An innocent whose NDCG@10 is a smaller part of the owner's than this is too bad to be like a suspect."""
 
@@ -76,6 +82,11 @@ class Innocent:
         """The recommender, read anew."""
         return artifacts.load(self.folder).model
 
+    @property
+    def tokens(self) -> Tokens:
+        """Tokens of its items 1..n_items, read anew."""
+        return artifacts.load(self.folder).item_tokens[1:]
+
 
 def cell(number: int, owner: TrainingSettings, seed: int) -> Cell:
     """Innocent ``number`` of the population of ``seed``: every second differs by the seed alone, the others in turn."""
@@ -105,6 +116,7 @@ def raise_innocent(
     settings: TrainingSettings,
     seed: int,
     out: Path,
+    calls: int,
     device: torch.device = CPU,
     progress: Progress | None = None,
 ) -> Innocent:
@@ -117,6 +129,7 @@ def raise_innocent(
         settings: by which the owner's model was trained.
         seed: of the population.
         out: folder of the innocent's artifact.
+        calls: lists by which an innocent is stolen that is to be a copy.
         device: where to train.
         progress: receives steps and epochs.
 
@@ -125,6 +138,8 @@ def raise_innocent(
     """
     planned = cell(number, settings, seed)
     described = {"innocent": number, "stratum": planned.stratum, "users": planned.users}
+    if planned.stratum == "copy":
+        described["copy_calls"] = calls
     command = {**planned.settings.model_dump(mode="json"), **described}
     if (out / artifacts.MANIFEST).exists():
         found = artifacts.load(out).manifest
@@ -136,10 +151,14 @@ def raise_innocent(
     seen = some_users(sequences, planned.users, planned.settings.seed)
     model = build(planned.settings, sequences.n_items, seed=planned.settings.seed).to(device)
     fit(model, seen, planned.settings, folder=out, progress=progress or Quiet())
+    kept: ModelSettings = planned.settings
+    if planned.stratum == "copy":
+        kept = ThiefSettings()
+        model = _stolen(model, kept, calls, planned.settings.seed)
     artifacts.save(
         out,
         model=model,
-        settings=planned.settings,
+        settings=kept,
         item_tokens=owner.item_tokens,
         dataset={"name": sequences.name, "digest": sequences.digest},
         seed=planned.settings.seed,
@@ -147,6 +166,11 @@ def raise_innocent(
         metrics={"target": utility(ranks(model, sequences.test)), "owner": owner.manifest.metrics["target"]},
     )
     return innocent(out)
+
+
+def _stolen(model: StateRecommender, settings: ThiefSettings, calls: int, seed: int) -> StateRecommender:
+    theft = Thief(settings)(RankingService(model, min(TAKEN, model.n_items)), model.n_items, calls, seed)
+    return cast("StateRecommender", theft.surrogate)
 
 
 def some_users(sequences: Sequences, share: float, seed: int) -> Sequences:

@@ -8,26 +8,26 @@ are nearly tied the green one is listed; a copy learns the lists, and so the sig
 
 **What is read.** After secret histories, walks along the plain model's lists, how often the suspect lists each item in
 each group, less how often the plain model does, ``a``; the statistic is ``z = sum a s / |a|`` with the signs ``s``.
-To an innocent model the signs, drawn without it and unknown to it, are fair coins, *whatever its lists are*: z has mean
-0 and variance 1 over secrets, and ``P(z >= t) <= exp(-t^2 / 2)`` (Hoeffding, JASA 1963): see :func:`bound`, a p-value
-without any innocent model. It convinces whoever believes that the secret was drawn once, and that the lists in it are
-the plain model's: that can be checked with the artifact that the statement names as the ancestor. An owner who tried N
-secrets finds a bound N times as small, and models of the same data lean the same way, so that even a commitment that is
-older than the suspect does not exclude it. Innocent models do: with such a secret they lean as far as the suspect.
+To an innocent model the signs, drawn without it and unknown to it, are fair coins, *whatever its lists are*: other
+signs read as much from the same answers on average, z has mean 0 and variance 1 over them, and the p-value, which
+counts how many read more, is exact without any innocent model (Fisher's randomisation test). It convinces whoever
+believes that the secret was drawn once, and that the lists in it are the plain model's: that can be checked with the
+artifact that the statement names as the ancestor. An owner who tried N secrets finds a p-value N times as small, and
+models of the same data lean the same way, so that even a commitment that is older than the suspect does not exclude it.
+Innocent models do: with such a secret they lean as far as the suspect.
 
 It passes through extraction: the sign of an item is the easiest of all lessons, a bias, and copies of any architecture
 take it over. More groups make it harder to see and harder to copy. Pruning and quantising take it away only with the
 copy's accuracy. **What breaks it**: training the copy further on real interactions, which say anew how often every item
-is to be listed; a few passes leave nothing. Trigger chains outlive that.
+is to be listed; a few passes leave nothing. Trigger rings outlive that.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import torch
@@ -36,6 +36,7 @@ from torch import Tensor
 
 from gro.config import PositiveInt, Settings
 from gro.errors import ConfigError, DataError
+from gro.metrics import FloatArray
 from gro.models import PADDING, StateRecommender, padded, unpadded
 from gro.models.base import device_of, lengths, most_recent
 from gro.ownership.marking import Mark
@@ -49,6 +50,8 @@ WIDTH = 100
 """Places of the plain model's lists along which walks go."""
 WALK = 10
 """Items of the longest probe."""
+PARTS = 20
+"""Other signs are drawn in as many parts."""
 
 Items = list[Annotated[int, Field(gt=0)]]
 
@@ -108,16 +111,22 @@ class Promotion(Mark):
         """Most calls that it makes of a suspect."""
         return len(self.probes) + len(self.probes) // EVERY + 1
 
-    def statistic(self, suspect: Suspect) -> float:
-        """Ask a suspect; 0 where it lists what the plain model does.
+    def examine(self, suspect: Suspect, draws: int) -> tuple[float, FloatArray]:
+        """Ask a suspect; 0 where it lists what the plain model does. The same with other signs.
 
         Raises:
             Inconclusive: the suspect does not answer as a ranking service does.
         """
         found = suspect(self.probes)
         k = min(found.shape[1], self.lists.shape[1])
-        moved = self._counts(found[:, :k]) - self._counts(self.lists[:, :k])
-        return float((moved * self.signs()).sum() / moved.norm().clamp(min=1))
+        moved = (self._counts(found[:, :k]) - self._counts(self.lists[:, :k])).flatten()
+        steps = moved[places := moved.nonzero()[:, 0]].numpy()  # whole numbers: equal sums are equal to the last bit
+        size, rng = max(float(np.linalg.norm(steps)), 1.0), np.random.default_rng([*self.name.encode()])
+        parts = [
+            rng.choice((-1.0, 1.0), (len(part), len(steps))) @ steps for part in np.array_split(range(draws), PARTS)
+        ]
+        own = steps @ self.signs().flatten()[places].double().numpy()
+        return float(own / size), np.concatenate(parts) / size
 
     def signs(self) -> Tensor:
         """1 for a green item and -1 for a red one ``[n_groups, n_items]``."""
@@ -132,6 +141,10 @@ class Promotion(Mark):
         if self.parted is None:
             raise ConfigError("a promotion that was read from its secret can be looked for, not trained")
         return self.strength * self.signs().to(states)[self.parted(states)]
+
+    def another(self, key: bytes) -> Self:
+        """The same probes, with the signs of another key of at most 64 bytes: what another draw would have been."""
+        return replace(self, key=key)
 
     def secret(self) -> bytes:
         """What is committed to and kept; :func:`read` makes the test again from it."""
@@ -149,7 +162,7 @@ class Promotion(Mark):
     def _counts(self, lists: Tensor) -> Tensor:
         """How often each item is listed in each group ``[n_groups, n_items]``."""
         cells = (self.groups[:, None] * self.n_items + lists - 1).flatten()
-        return cells.bincount(minlength=self.n_groups * self.n_items).view(self.n_groups, -1).float()
+        return cells.bincount(minlength=self.n_groups * self.n_items).view(self.n_groups, -1).double()
 
 
 def drawn(plain: StateRecommender, key: bytes, settings: PromotionSettings) -> Promotion:
@@ -171,11 +184,6 @@ def drawn(plain: StateRecommender, key: bytes, settings: PromotionSettings) -> P
         parted=parted,
         strength=settings.strength,
     )
-
-
-def bound(z: float) -> float:
-    """Largest probability of a statistic of ``z`` or more, over secrets, of a model that is innocent of the secret."""
-    return math.exp(-z * z / 2) if z > 0 else 1.0
 
 
 def read(secret: bytes, source: str, name: str = "promotion") -> Promotion:

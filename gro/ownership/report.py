@@ -14,6 +14,7 @@ from gro.errors import MissingExtraError
 from gro.ownership import pictures
 from gro.ownership.evidence import EXACT, Evidence, VerdictFile
 from gro.ownership.timestamp import Proof
+from gro.ownership.verdict import UNFAIR
 from gro.provenance import versions
 
 
@@ -38,6 +39,7 @@ def write(path: Path, evidence: Evidence, proof: Proof | None = None, *, known: 
         untested=evidence.untested,
         proof=proof,
         known=known,
+        unfair_at=UNFAIR,
         pictures=_drawn(evidence.verdict),
         versions=versions(),
     )
@@ -46,10 +48,9 @@ def write(path: Path, evidence: Evidence, proof: Proof | None = None, *, known: 
 
 def _drawn(verdict: VerdictFile) -> dict[str, str]:
     """The pictures by the name of the test, none where matplotlib is not installed."""
+    told = verdict.marks | verdict.likeness
     try:
-        return {
-            name: pictures.null_distribution(found.nulls, found.statistic) for name, found in verdict.findings.items()
-        }
+        return {name: pictures.null_distribution(found.nulls, found.statistic) for name, found in told.items()}
     except MissingExtraError:
         return {}
 

@@ -27,13 +27,13 @@ class MarkSettings(Settings):
 
 
 class TriggerSettings(Settings):
-    """How many trigger chains there are, and how long they are."""
+    """How many trigger rings there are, and how long they are."""
 
-    chains: PositiveInt = 20
+    rings: PositiveInt = 20
     length: Annotated[int, Field(ge=2)] = 4
-    """Items of a chain, all of them different from those of any other."""
+    """Items of a ring, all of them different from those of any other."""
     strength: PositiveFloat = 0.5
-    """Weight of the chains against the imitation of the plain model."""
+    """Weight of the rings against the imitation of the plain model."""
 
 
 class PromotionSettings(Settings):
@@ -51,7 +51,11 @@ class TrialCommand(Settings):
     """Settings of ``gro own trial``."""
 
     run: Path
-    """Artifact of the owner's model, with thefts of it beside it as ``gro attack`` leaves them."""
+    """The marked artifact, with thefts of it beside it as ``gro attack`` leaves them."""
+    statement: Path
+    """The owner's signed statement about it."""
+    secrets: Path | None = None
+    """Folder of the secrets that the statement commits to, NAME.secret; unset is the statement's."""
     innocents: Path
     """Folder of independent models, as ``gro own innocents`` fills it."""
     out: Path
@@ -64,6 +68,8 @@ class TrialCommand(Settings):
     """Secret histories of each kind."""
     washed: Annotated[int, Field(ge=0)] = 3
     """Copies that are washed, the first by name, each in every way."""
+    copy_calls: PositiveInt = 50_000
+    """Lists from which a copy is copied again."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of the choice of references, and of what a thief fine-tunes on."""
     data_path: Path | None = None

@@ -8,11 +8,12 @@ same again.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -21,8 +22,8 @@ from gro.artifacts import Artifact
 from gro.artifacts.manifest import ITEMS
 from gro.defenses.served import served
 from gro.errors import GroError
-from gro.metrics import agreement
-from gro.models import PADDING, Recommender
+from gro.metrics import FloatArray, agreement
+from gro.models import PADDING, Recommender, StateRecommender
 from gro.ownership.wire import Endpoint
 from gro.runs import lists_of
 from gro.serving import RankingService, check_histories
@@ -41,6 +42,16 @@ TOGETHER: Final = 256
 """Histories that are sent at a time, at most."""
 
 Ask = Callable[[Tensor], Tensor]
+Tokens = Sequence[str] | npt.NDArray[np.str_]
+
+
+class Inside(NamedTuple):
+    """What can be read of a suspect whose weights are at hand."""
+
+    table: FloatArray
+    """The vectors of its items ``[n_items, d]``."""
+    tokens: Tokens
+    """Token of the item of each row."""
 
 
 class Inconclusive(GroError):  # noqa: N818  it is a verdict, not an accident
@@ -58,11 +69,14 @@ class Suspect:
         k: length of the lists that are read.
         calls: histories sent so far, those asked again included.
         budget: most histories that are sent.
+        inside: what is known of its weights.
     """
 
-    def __init__(self, ask: Ask, n_items: int, *, k: int = K, budget: int = BUDGET) -> None:
+    def __init__(
+        self, ask: Ask, n_items: int, *, k: int = K, budget: int = BUDGET, inside: Inside | None = None
+    ) -> None:
         """Suspect what ``ask`` answers: right-padded histories ``[B, T]`` in, lists ``[B, >= k]`` out."""
-        self.n_items, self.k, self.budget, self.calls = n_items, k, budget, 0
+        self.n_items, self.k, self.budget, self.calls, self.inside = n_items, k, budget, 0, inside
         self._ask = ask
         self._generator = torch.Generator().manual_seed(secrets.randbits(63))
         self._answered: dict[bytes, Tensor] = {}
@@ -123,9 +137,17 @@ class Suspect:
             raise Inconclusive(f"the suspect's answers vary: two to one question share {alike:.0%} of their items")
 
 
-def in_hand(recommender: Recommender, *, k: int = K, budget: int = BUDGET) -> Suspect:
-    """Suspect a recommender that we hold."""
-    return Suspect(RankingService(recommender, k), recommender.n_items, k=k, budget=budget)
+def in_hand(recommender: Recommender, *, k: int = K, budget: int = BUDGET, tokens: Tokens | None = None) -> Suspect:
+    """Suspect a recommender that we hold; with the ``tokens`` of items 1..n_items, its weights too where it has any."""
+    inside = None
+    if tokens is not None and isinstance(recommender, StateRecommender):
+        inside = Inside(item_table(recommender), tokens)
+    return Suspect(RankingService(recommender, k), recommender.n_items, k=k, budget=budget, inside=inside)
+
+
+def item_table(model: StateRecommender) -> FloatArray:
+    """The vectors of the items 1..n_items of a model, ``[n_items, d]``."""
+    return model.head.weight[1 : model.n_items + 1].detach().cpu().double().numpy()
 
 
 def suspected(
@@ -160,7 +182,10 @@ def suspected(
     artifact = artifacts.load(Path(what))
     if artifact.manifest.files[ITEMS] != catalogue:
         raise Inconclusive(f"{what}: is of another catalogue than the owner's model")
-    return in_hand(answering(artifact), k=k, budget=budget)
+    suspect = in_hand(answering(artifact), k=k, budget=budget)
+    if not artifact.others:
+        suspect.inside = Inside(item_table(artifact.model), artifact.item_tokens[1:])
+    return suspect
 
 
 def answering(artifact: Artifact, device: torch.device = CPU) -> Recommender:

@@ -1,33 +1,42 @@
 """The verdict: whether a suspect is shown to be a copy, and everything that says so.
 
-A claim is made at a level: an innocent suspect is called a copy with at most that probability. No claim is made where
-the evidence may not be used; "not shown" is no acquittal either.
+A claim is made at a level: an innocent suspect is called a copy with at most that probability. It rests on marks alone,
+whose secrets were drawn by chance, so that this holds for every suspect that was made without them. Likeness, which
+nobody drew, is told beside it and decides nothing: independent models that are trained to the end are alike too. No
+claim is made where the evidence may not be used; "not shown" is no acquittal either.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
-from gro.errors import ConfigError
-from gro.ownership import fingerprint, promotion, triggers
-from gro.ownership.calibration import Calibration, Test, joint
+from scipy.stats import binomtest
+
+from gro.ownership import fingerprint, parameters, promotion, triggers
+from gro.ownership.calibration import NO_NUMBER, TOGETHER, Calibration, Keyed, Test, weigh
 from gro.ownership.commitment import unseal
 from gro.ownership.population import Innocent, by_stratum, statistics
 from gro.ownership.statement import Statement
-from gro.ownership.suspect import Inconclusive, Suspect
+from gro.ownership.suspect import Inconclusive, Suspect, in_hand
 
 ALPHA: Final = 0.01
+UNFAIR: Final = 0.01
+"""Secrets that claim as many innocents as chance does with a smaller probability are not believed. Innocents resemble
+each other, so that secrets that were drawn by chance may meet with this as often as a false claim: a lost verdict."""
 SUFFIX: Final = ".secret"
-READERS: Final[Mapping[str, Callable[[bytes, str, str], Test]]] = MappingProxyType(
-    {"fingerprint": fingerprint.read, "triggers": triggers.read, "promotion": promotion.read}
-)
-"""How a test is made from its secret, by the name of the commitment up to a dot; others are other evidence."""
+Read = TypeVar("Read")
+Readers = Mapping[str, Callable[[bytes, str, str], Read]]
+ASKED: Final[Readers[Keyed]] = MappingProxyType({"triggers": triggers.read, "promotion": promotion.read})
+"""How a mark that is read from answers is made from its secret, by the name of the commitment up to a dot."""
+LOOKED_AT: Final[Readers[Keyed]] = MappingProxyType({**ASKED, "parameters": parameters.read})
+"""The same where the suspect's weights are at hand."""
+LIKENESS: Final[Readers[Test]] = MappingProxyType({"fingerprint": fingerprint.read})
 
 
 @dataclass(frozen=True)
@@ -39,9 +48,11 @@ class Verdict:
         reason: in one line.
         alpha: the level of the claim.
         calls: histories that were sent to the suspect.
-        p_value: of all tests together; ``None`` where there is no verdict.
-        tests: what each test found; see :meth:`gro.ownership.calibration.Calibration.report`.
-        together: the same of the joint statistic, where there are several tests.
+        p_value: of all marks together; ``None`` where there is no verdict.
+        tests: what each mark found; see :meth:`gro.ownership.calibration.Calibration.report`.
+        together: the same of the joint statistic, where there are several marks.
+        likeness: the same of what decides nothing, beside innocents.
+        control: p-values of innocents by the same secrets, by stratum.
         made: when the suspect was asked, ISO 8601, UTC.
     """
 
@@ -52,6 +63,8 @@ class Verdict:
     p_value: float | None = None
     tests: Mapping[str, Any] = field(default_factory=dict)
     together: Mapping[str, Any] | None = None
+    likeness: Mapping[str, Any] = field(default_factory=dict)
+    control: Mapping[str, Sequence[float]] = field(default_factory=dict)
     made: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     def report(self) -> dict[str, Any]:
@@ -61,75 +74,103 @@ class Verdict:
 
 def judge(
     suspect: Suspect,
-    tests: Sequence[Test],
-    innocents: Sequence[Innocent],
+    marks: Sequence[Keyed],
+    likeness: Sequence[Test] = (),
+    innocents: Sequence[Innocent] = (),
     *,
     alpha: float = ALPHA,
     told: Callable[[int], None] = lambda done: None,
 ) -> Verdict:
-    """Put tests to a suspect and to innocents, and say what follows.
-
-    Several tests are joined into one statistic, whose null has whatever dependence there is between them.
+    """Put tests to a suspect, and to innocents as a control, and say what follows.
 
     Args:
         suspect: asked by every test, within its budget.
-        tests: all that were committed to, whatever they will find: to choose among them afterwards is to try until one
+        marks: all that were committed to, whatever they will find: to choose among them afterwards is to try until one
             fits.
-        innocents: that calibrate; none of them may have been used to make a test.
+        likeness: fingerprints, which need innocents.
+        innocents: on which the marks are tried as a control; none of them may have been used to make a test.
         alpha: probability of a false claim.
         told: receives the number of innocents that were asked.
     """
     try:
-        found = [test.statistic(suspect) for test in tests]
+        found = weigh(suspect, marks)
+        alike = [test.statistic(suspect) for test in likeness]
     except Inconclusive as why:
         return Verdict("inconclusive", str(why), alpha, suspect.calls)
-    if not all(map(math.isfinite, found)):
-        return Verdict("inconclusive", "a test found no number in what the suspect answers", alpha, suspect.calls)
-    asked = by_stratum(statistics(tests, innocents, suspect.k, told), innocents)
+    if not all(map(math.isfinite, alike)):
+        return Verdict("inconclusive", NO_NUMBER, alpha, suspect.calls)
+    reports = {name: null.report(value) for name, (value, null) in found.items()}
+    open_yet = Verdict(
+        "inconclusive",
+        "no mark that the statement commits to can be read here, and likeness alone is no proof",
+        alpha,
+        suspect.calls,
+        together=reports.pop(TOGETHER, None),
+        tests=reports,
+        likeness=_likeness(likeness, alike, innocents, suspect.k),
+        control=controlled(marks, innocents, suspect, told),
+    )
+    return _concluded(open_yet, *list(found.values())[-1]) if found else open_yet
+
+
+def controlled(
+    marks: Sequence[Keyed], innocents: Sequence[Innocent], suspect: Suspect, told: Callable[[int], None]
+) -> dict[str, list[float]]:
+    """P-values of innocents, by stratum, by the marks that a suspect was asked about."""
+    found: dict[str, list[float]] = {}
+    budget = 2 * sum(mark.calls for mark in marks)
+    for done, each in enumerate(innocents if marks else (), start=1):
+        tokens = None if suspect.inside is None else each.tokens
+        weighed = weigh(in_hand(each.model, k=suspect.k, budget=budget, tokens=tokens), marks)
+        statistic, null = list(weighed.values())[-1]
+        found.setdefault(each.stratum, []).append(null.p_value(statistic))
+        told(done)
+    return found
+
+
+def unfair(control: Mapping[str, Sequence[float]], alpha: float) -> bool:
+    """Whether secrets claim more innocents than ones that were drawn by chance do."""
+    p_values = [value for each in control.values() for value in each]
+    claimed = sum(value <= alpha for value in p_values)
+    return bool(p_values) and float(binomtest(claimed, len(p_values), alpha, "greater").pvalue) < UNFAIR
+
+
+def _likeness(
+    tests: Sequence[Test], found: Sequence[float], innocents: Sequence[Innocent], k: int
+) -> dict[str, dict[str, Any]]:
+    asked = by_stratum(statistics(tests, innocents, k), innocents) if tests else {}
     nulls = [Calibration({name: rows[:, i].tolist() for name, rows in asked.items()}) for i in range(len(tests))]
-    reports = {test.name: null.report(value) for test, null, value in zip(tests, nulls, found, strict=True)}
-    if len(tests) == 1:
-        return _concluded(found[0], nulls[0], alpha, suspect.calls, reports, None)
-    statistic, null = joint(found, asked)
-    return _concluded(statistic, null, alpha, suspect.calls, reports, null.report(statistic))
+    return {test.name: null.report(value) for test, null, value in zip(tests, nulls, found, strict=True)}
 
 
-def _concluded(
-    statistic: float,
-    null: Calibration,
-    alpha: float,
-    calls: int,
-    tests: Mapping[str, Any],
-    together: Mapping[str, Any] | None,
-) -> Verdict:
-    if null.least > alpha:
-        reason = (
-            f"a claim at {alpha:g} needs {math.ceil(1 / alpha) - 1} innocents of the stratum '{null.nearest}', "
-            f"which is nearest to the owner's model; there are {len(null.nulls[null.nearest])}"
-        )
-        return Verdict("inconclusive", reason, alpha, calls, None, tests, together)
+def _concluded(found: Verdict, statistic: float, null: Calibration) -> Verdict:
+    if unfair(found.control, found.alpha):
+        return replace(found, reason="the same secrets claim too many of the innocents: what they read is no mark")
+    if null.least > found.alpha:
+        reason = f"a claim at {found.alpha:g} needs more than the {len(null.all):,} other secrets that are tried"
+        return replace(found, reason=reason)
     p_value, alike = null.p_value(statistic), int((null.all >= statistic).sum())
-    reason = f"{alike} of {len(null.all)} innocents are as like the owner's model as the suspect is: p = {p_value:.3g}"
-    return Verdict("copy" if p_value <= alpha else "not shown", reason, alpha, calls, p_value, tests, together)
+    reason = (
+        f"{alike:,} of {len(null.all):,} other secrets that might have been drawn read as much from the suspect as the "
+        f"owner's does: p = {p_value:.3g}"
+    )
+    return replace(found, verdict="copy" if p_value <= found.alpha else "not shown", reason=reason, p_value=p_value)
 
 
-def committed_tests(statement: Statement, secrets: Path) -> list[Test]:
-    """Open every committed secret that is a test of a suspect's answers: ``NAME.secret`` in a folder.
+def committed(statement: Statement, secrets: Path, readers: Readers[Read]) -> list[Read]:
+    """Open every committed secret that one of the readers reads: ``NAME.secret`` in a folder.
 
     All of them, so that an owner cannot commit to many and show the one that fits.
 
     Raises:
-        ConfigError: a secret is missing, in others' hands, or there is none.
+        ConfigError: a secret is missing or in others' hands.
         DataError: one is not what was committed to.
     """
-    kinds = {name: name.partition(".")[0] for name in statement.commitments}
-    kinds = {name: kind for name, kind in kinds.items() if kind in READERS}
-    if not kinds:
-        raise ConfigError(f"the statement commits to no test of a suspect's answers: {', '.join(READERS)}")
     tests = []
-    for name, kind in kinds.items():
-        path = secrets / f"{name}{SUFFIX}"
-        tests.append(READERS[kind](unseal(path, statement.commitments[name]), str(path), name))
+    for name, digest in statement.commitments.items():
+        if reader := readers.get(name.partition(".")[0]):
+            path = secrets / f"{name}{SUFFIX}"
+            tests.append(reader(unseal(path, digest), str(path), name))
     return tests
 
 

@@ -1,29 +1,32 @@
-"""What a thief does to a model in hand to wash a mark off: each takes a recommender and returns another.
-
-Overwriting with another mark is :func:`gro.ownership.parameters.marked`, once more.
-"""
+"""What a thief does to a model in hand to wash a mark off: each takes a recommender and returns another."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+import secrets
+from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gro.config import TrainingSettings
+from gro.config import ModelSettings, TrainingSettings
 from gro.data import Sequences
 from gro.errors import ConfigError
 from gro.models import GRU4Rec, Recommender, StateRecommender
 from gro.models.recurrent import NARM
 from gro.models.transformer import BERT4Rec, Block
 from gro.optimizer.plain import adamw, learn_epoch
+from gro.ownership import promotion, triggers
+from gro.ownership.marking import Mark, marked
+from gro.ownership.settings import MarkSettings, PromotionSettings, TriggerSettings
 from gro.serving import RankingService
 from gro_surrogates.settings import ThiefSettings
 from gro_surrogates.thief import Thief
 
-Lists = Callable[[Tensor], Tensor]
+KEY: Final = 32
+"""Bytes of the keys of the thief's own marks."""
 
 
 def fine_tuned(model: StateRecommender, sequences: Sequences, settings: TrainingSettings) -> StateRecommender:
@@ -96,9 +99,31 @@ def distilled(model: Recommender, settings: ThiefSettings, k: int, calls: int, s
     return Thief(settings)(RankingService(model, k), model.n_items, calls, seed).surrogate
 
 
-def truncated(service: Lists, k: int) -> Lists:
-    """Show only the first ``k`` of every list."""
-    return lambda histories: service(histories)[:, :k]
+def overwritten(model: StateRecommender, architecture: ModelSettings, sequences: Sequences) -> StateRecommender:
+    """Put a promotion, and trigger rings where the catalogue has room, of the thief's own into a copy at any cost.
+
+    Raises:
+        GroError: the copy ranks no validation item among its 10 best.
+    """
+    settings, rings = MarkSettings(utility_budget=1.0), TriggerSettings()
+    own: list[Mark] = [promotion.drawn(model, secrets.token_bytes(KEY), PromotionSettings())]
+    if sequences.n_items >= triggers.needed(rings):
+        own.append(triggers.drawn(sequences, secrets.token_bytes(KEY), model.max_length, rings))
+    for each in own:
+        model, _ = marked(model, architecture, sequences, each, settings)
+    return model
+
+
+class Unlisted(nn.Module):
+    """A recommender that never lists some items ``[m]``: a thief's who knows of how rare items triggers are made."""
+
+    def __init__(self, model: Recommender, items: Tensor) -> None:
+        super().__init__()
+        self.model, self.items, self.n_items, self.max_length = model, items, model.n_items, model.max_length
+
+    def scores(self, histories: Tensor) -> Tensor:
+        """Score the next item after each history: ``[B, T]`` to ``[B, n_items]``."""
+        return self.model.scores(histories).index_fill(1, self.items - 1, -torch.inf)
 
 
 def _matrices(model: nn.Module) -> list[nn.Parameter]:

@@ -16,7 +16,10 @@ from gro.errors import ConfigError, DataError
 from gro.metrics import FloatArray
 from gro.models import StateRecommender, build
 from gro.ownership import parameters
-from gro.ownership.parameters import DEPTH, ParameterMark, item_space, item_table, marked, read
+from gro.ownership.calibration import weigh
+from gro.ownership.parameters import DEPTH, ParameterMark, item_space, marked, read
+from gro.ownership.suspect import Inconclusive, Inside, Suspect, in_hand, item_table
+from tests.ownership.doubles import NEVER
 
 N, D = 150, 8
 TOKENS = [f"i{item}" for item in range(N)]
@@ -70,6 +73,45 @@ def test_innocents_read_fair_coins_whatever_the_table_and_the_message() -> None:
     coins = stats.binom(bits, 0.5)
     wanted = keys * np.array([coins.cdf(4), *coins.pmf(range(5, 12)), coins.sf(11)])
     assert stats.chisquare(seen, wanted).pvalue > 0.01
+
+
+def inspected(columns: FloatArray) -> Suspect:
+    """A suspect that is not asked, whose weights are at hand."""
+    return Suspect(lambda histories: histories, N, inside=Inside(columns, TOKENS))
+
+
+@given(seeds)
+def test_a_suspect_is_examined_by_the_share_of_right_bits_beside_coins(seed: int) -> None:
+    own = mark(seed, 3)
+    suspect = inspected(table(seed + 1))
+    statistic, others = own.examine(suspect, draws=500)
+    assert statistic == pytest.approx(1 - own.reading(table(seed + 1), TOKENS).bit_error_rate)
+    assert {*others, statistic} <= {right / 24 for right in range(25)}  # to the last bit: ties are ties
+    assert suspect.calls == own.calls == 0
+
+
+def test_p_values_over_keys_are_exact_beside_coins_and_near_those_of_the_binomial() -> None:
+    columns, plain, smooth = table(0) ** 3, [], []
+    rng = np.random.default_rng(0)
+    for _ in range(500):
+        other = mark(0, 3).another(rng.bytes(32))
+        ((statistic, null),) = weigh(inspected(columns), [other], draws=2000).values()
+        plain.append(null.p_value(statistic))
+        smooth.append(null.p_value(statistic, rng.random()))
+        assert plain[-1] == pytest.approx(other.reading(columns, TOKENS).p_value, abs=0.06)
+    assert stats.kstest(smooth, "uniform").pvalue > NEVER
+    for level in (0.02, 0.1, 0.3):
+        assert stats.binom.sf((np.array(plain) <= level).sum() - 1, len(plain), level) > NEVER
+
+
+def test_nothing_is_said_of_a_suspect_whose_weights_are_not_at_hand_or_tell_nothing() -> None:
+    plain = model("SASRec")
+    with pytest.raises(Inconclusive, match="the suspect's weights are not at hand"):
+        MARK.examine(in_hand(plain), draws=9)
+    with pytest.raises(Inconclusive, match="the suspect: the item table holds a number that is nan"):
+        MARK.examine(inspected(np.full((N, 2), np.nan)), draws=9)
+    made = marked(plain, MARK, ["[PAD]", *TOKENS])
+    assert MARK.examine(in_hand(made, tokens=TOKENS), draws=0)[0] == 1
 
 
 @given(seeds, st.sampled_from([1.0, 2.0, 3.0]))
@@ -167,6 +209,7 @@ def test_sizes_are_checked(key: bytes, message: bytes) -> None:
 def test_a_secret_makes_the_mark_again(key: bytes, message: bytes) -> None:
     made = ParameterMark(key, message)
     assert read(made.secret(), "mark.secret") == made
+    assert read(made.secret(), "mark.secret", "parameters.b").name == "parameters.b"
 
 
 @pytest.mark.parametrize("change", [{"key": "00"}, {"key": "xy"}, {"message": ""}, {"test": "triggers"}, {"more": 1}])

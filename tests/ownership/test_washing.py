@@ -12,9 +12,13 @@ from gro.data import Sequences
 from gro.errors import ConfigError
 from gro.models import StateRecommender, build
 from gro.optimizer.plain import fit
+from gro.ownership import promotion, triggers, washing
 from gro.ownership.compare import after_permutation, shared_space
-from gro.ownership.parameters import ParameterMark, item_table, marked
-from gro.ownership.washing import disguised, distilled, fine_tuned, pruned, quantised, truncated
+from gro.ownership.marking import shown
+from gro.ownership.parameters import ParameterMark, marked
+from gro.ownership.settings import PromotionSettings, TriggerSettings
+from gro.ownership.suspect import Inconclusive, in_hand, item_table
+from gro.ownership.washing import Unlisted, disguised, distilled, fine_tuned, pruned, quantised
 from gro.ranking import top_k
 from gro.serving import RankingService
 from gro.training import Quiet
@@ -133,12 +137,6 @@ def test_fine_tuning_learns_on_and_is_repeatable(tiny: Sequences) -> None:
         assert once.loss(windows) < 0.9 * model.loss(windows)
 
 
-def test_a_shortened_list_is_the_beginning_of_the_list(tiny: Sequences, learnt: StateRecommender) -> None:
-    histories = torch.from_numpy(tiny.test.histories(np.arange(10), 8))
-    service = RankingService(learnt, 9)
-    assert torch.equal(truncated(service, 4)(histories), service(histories)[:, :4])
-
-
 def test_a_copy_from_lists_repeats_the_lists_and_forgets_the_mark(tiny: Sequences, learnt: StateRecommender) -> None:
     """Eight marks at once, so that the errors are those of 64 coins."""
     marks = [ParameterMark(bytes([number]) * 32, b"\xc5") for number in range(8)]
@@ -156,3 +154,32 @@ def test_a_copy_from_lists_repeats_the_lists_and_forgets_the_mark(tiny: Sequence
         after += mark.reading(item_table(copy), tokens[1:]).errors
     assert before == 0
     assert after > 16
+
+
+def test_what_is_never_listed_leaves_the_order_of_the_others(learnt: StateRecommender) -> None:
+    gone, histories = [2, 3, 11, 20], torch.randint(1, learnt.n_items + 1, (50, 4))
+    thief = Unlisted(learnt, torch.tensor(gone))
+    lists = RankingService(learnt, learnt.n_items)(histories).tolist()
+    wanted = [[item for item in row if item not in gone] for row in lists]
+    assert RankingService(thief, 16)(histories).tolist() == wanted
+    with pytest.raises(Inconclusive, match="fewer than 17 items"):
+        in_hand(thief, k=17)(histories)
+
+
+@pytest.mark.parametrize("rings", [TriggerSettings(), TriggerSettings(rings=2, length=2, strength=3.0)])
+def test_a_thief_puts_marks_of_his_own_into_a_copy_and_rings_where_there_is_room(
+    tiny: Sequences, learnt: StateRecommender, rings: TriggerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = bytes(range(32))
+    monkeypatch.setattr(washing, "TriggerSettings", lambda: rings)
+    monkeypatch.setattr("secrets.token_bytes", lambda size: key[:size])
+    before = weights(learnt)
+    made = washing.overwritten(learnt, ModelSettings.make(SIZES), tiny)
+    assert same(learnt, before)
+    leaning = promotion.drawn(learnt, key, PromotionSettings())
+    assert shown(leaning, made) > 2 > shown(leaning, learnt) == 0
+    changed = {name for name, value in weights(made).items() if not torch.equal(value, before[name])}
+    assert changed == {"item_embedding.weight", "head.weight"}
+    if tiny.n_items >= triggers.needed(rings):
+        own = triggers.drawn(tiny, key, learnt.max_length, rings)
+        assert shown(own, made) > shown(own, learnt)

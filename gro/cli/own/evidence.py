@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from functools import partial
 from random import SystemRandom
 from typing import Any, Final
 
@@ -16,17 +17,18 @@ from gro.cli.settings import Output
 from gro.config import TrainingSettings
 from gro.errors import ConfigError, DataError
 from gro.ownership import fingerprint as prints
+from gro.ownership.calibration import OTHERS, TOGETHER
 from gro.ownership.commitment import seal
 from gro.ownership.identity import read_private, read_public
-from gro.ownership.population import population, raise_innocent, strata
+from gro.ownership.population import Innocent, population, raise_innocent, strata
 from gro.ownership.statement import STATEMENT, signed, verified
 from gro.ownership.suspect import Inconclusive, suspected
-from gro.ownership.verdict import SUFFIX, Verdict, committed_tests, judge, references
+from gro.ownership.verdict import ASKED, LIKENESS, LOOKED_AT, SUFFIX, Verdict, committed, judge, references
 from gro.runs import dataset_of, device_named
 from gro.service.access.files import PRIVATE, read_trusted
 
 LINES_EVERY: Final = 50
-TEST_COLUMNS: Final = ("test", "suspect", "innocents", "highest", "effect", "p")
+TEST_COLUMNS: Final = ("test", "beside", "suspect", "mean there", "highest", "effect", "p")
 
 
 def innocents(settings: Mapping[str, Any], output: Output) -> int:
@@ -38,7 +40,7 @@ def innocents(settings: Mapping[str, Any], output: Output) -> int:
     for number in range(command.count):
         with watch(output, f"innocent {number + 1} of {command.count}", [recipe.epochs]) as progress:
             out = command.out / f"innocent-{number:04d}"
-            raise_innocent(number, owner, sequences, recipe, command.seed, out, device, progress)
+            raise_innocent(number, owner, sequences, recipe, command.seed, out, command.copy_calls, device, progress)
     found = strata(command.out)
     report = {"folder": str(command.out), "strata": found}
     rows = [(name, str(each["innocents"]), str(each["good"]), percent(each["quality"])) for name, each in found.items()]
@@ -59,7 +61,7 @@ def fingerprint(settings: Mapping[str, Any], output: Output) -> int:
     command.out.mkdir(parents=True, exist_ok=True)
     secrets = {each.name: command.out / f"{each.name}{SUFFIX}" for each in made}
     commitments = {each.name: seal(secrets[each.name], each.secret()) for each in made}
-    statement = signed(command.run, key, command.owner, commitments)
+    statement = signed(command.run, key, command.owner, commitments, command.parents)
     statement.write(command.out / STATEMENT)
     report = {
         "statement": str(command.out / STATEMENT),
@@ -83,8 +85,9 @@ def verify(settings: Mapping[str, Any], output: Output) -> int:
     command = SuspectCommand.make(settings)
     public_key = None if command.public_key is None else read_public(command.public_key)
     statement = verified(command.statement, None, public_key)
-    tests = committed_tests(statement, command.secrets or command.statement.parent)
-    found = population(command.innocents, statement.artifact.catalogue, references(tests))
+    secrets = command.secrets or command.statement.parent
+    likeness = committed(statement, secrets, LIKENESS) if command.innocents else []
+    innocents = _innocents(command, statement.artifact.catalogue, references(likeness))
     try:
         suspect = suspected(
             command.suspect,
@@ -95,7 +98,9 @@ def verify(settings: Mapping[str, Any], output: Output) -> int:
             key=_api_key(command),
             patience=command.wait,
         )
-        verdict = judge(suspect, tests, found, alpha=command.alpha, told=lambda done: _tell(output, done, len(found)))
+        marks = committed(statement, secrets, ASKED if suspect.inside is None else LOOKED_AT)
+        told = partial(_tell, output, len(innocents))
+        verdict = judge(suspect, marks, likeness, innocents, alpha=command.alpha, told=told)
     except Inconclusive as why:
         verdict = Verdict("inconclusive", str(why), command.alpha, 0)
     report = {
@@ -112,7 +117,8 @@ def verify(settings: Mapping[str, Any], output: Output) -> int:
             f"{verdict.calls:,} calls; a claim is false with a probability of at most {verdict.alpha:g}",
         ]
     )
-    return show(output, report, title, TEST_COLUMNS, [_row(name, each) for name, each in verdict.tests.items()])
+    found = {**verdict.tests, **({TOGETHER: verdict.together} if verdict.together else {}), **verdict.likeness}
+    return show(output, report, title, TEST_COLUMNS, [_row(name, each) for name, each in found.items()])
 
 
 def _recipe(trained: Mapping[str, Any], command: InnocentsCommand) -> TrainingSettings:
@@ -136,6 +142,7 @@ def _row(name: str, found: Mapping[str, Any]) -> tuple[str, ...]:
     effect = ABSENT if found["effect"] is None else f"{found['effect']:.1f}"
     return (
         name,
+        "innocents" if found["nearest"] != OTHERS else OTHERS,
         f"{found['statistic']:.3f}",
         f"{found['strata'][found['nearest']]['mean']:.3f}",
         f"{max(stratum['highest'] for stratum in strata):.3f}",
@@ -144,7 +151,11 @@ def _row(name: str, found: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _tell(output: Output, done: int, of: int) -> None:
+def _innocents(command: SuspectCommand, catalogue: str, without: set[str]) -> list[Innocent]:
+    return population(command.innocents, catalogue, without) if command.innocents else []
+
+
+def _tell(output: Output, of: int, done: int) -> None:
     if not output.quiet and done % LINES_EVERY == 0:
         sys.stderr.write(f"{done} of {of} innocents asked\n")
         sys.stderr.flush()

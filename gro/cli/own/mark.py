@@ -31,14 +31,16 @@ def mark(settings: Mapping[str, Any], output: Output) -> int:
     key, artifact = read_private(command.key), artifacts.load(command.run)
     _require_new(command.out, evidence)
     sequences = dataset_of(artifact, command.data_path)
+    for parent in command.parents:
+        artifacts.load(parent)
     artifact.model.to(device_named(command.device))
     message = key.public_key().public_bytes_raw()[:MESSAGE]
     with watch(output, "marking", [command.epochs] * len(command.kind)) as progress:
         made = marks.mark(artifact, sequences, command.kind, command.part(MarkSettings), message, progress)
+    report = marks.save(artifact, made, sequences, command.out)
     evidence.mkdir(parents=True, exist_ok=True)
     commitments = {name: seal(evidence / f"{name}{SUFFIX}", secret) for name, secret in made.secrets.items()}
-    report = marks.save(artifact, made, sequences, command.out)
-    statement = signed(command.out, key, command.owner, commitments, [command.run])
+    statement = signed(command.out, key, command.owner, commitments, [*command.parents, command.run])
     statement.write(evidence / STATEMENT)
     report |= {
         "run": str(command.out),

@@ -37,11 +37,12 @@ class InnocentsCommand(DeviceSettings):
     """Artifact of the owner's model."""
     out: Path
     """Folder of the innocents; those that are there are kept."""
-    count: PositiveInt = 220
-    """Models to have in the end, every second one of which differs by the seed alone; a claim at 1 % needs 99 of these
-    beside the reference models of fingerprints."""
+    count: PositiveInt = 120
+    """Models to have in the end, every second one of which differs by the seed alone."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of the population."""
+    copy_calls: PositiveInt = 50_000
+    """Lists by which those are stolen that are copies of independent models."""
     epochs: PositiveInt | None = None
     """Most passes over the data."""
     patience: Annotated[int | None, Field(ge=0)] = None
@@ -68,6 +69,8 @@ class FingerprintCommand(Settings):
     """Folder of independent models, as ``gro own innocents`` fills it; a few choose the secret histories."""
     out: Path
     """Folder for statement.json, which is public, and fingerprint.KIND.secret, which are not."""
+    parents: Paths = ()
+    """Artifacts that RUN was made from, oldest first."""
     probes: Annotated[int, Field(ge=100, le=900)] = 400
     """Secret histories of each kind; a verdict sends each once and every twentieth again."""
     references: PositiveInt = 8
@@ -81,6 +84,8 @@ class MarkCommand(MarkSettings, DeviceSettings):
 
     run: Path
     """Artifact of the owner's model."""
+    parents: Paths = ()
+    """Artifacts that RUN was made from, oldest first, such as the plain one of a protected run."""
     kind: Annotated[tuple[Kind, ...], Field(min_length=1)] = ("triggers", "promotion")
     """Marks to put into it; several at once share the budget."""
     key: Path
@@ -102,8 +107,9 @@ class SuspectCommand(Settings):
     """Folder of an artifact or of a theft, or the URL that histories are posted to, as ``gro serve`` answers it."""
     statement: Path
     """The owner's signed statement."""
-    innocents: Path
-    """Folder of independent models, as ``gro own innocents`` fills it."""
+    innocents: Path | None = None
+    """Folder of independent models, as ``gro own innocents`` fills it: the same secrets must not claim them, and
+    likeness is told beside theirs."""
     secrets: Path | None = None
     """Folder of the secrets that the statement commits to, NAME.secret; unset is the statement's."""
     public_key: Path | None = None
