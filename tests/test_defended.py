@@ -99,7 +99,7 @@ def top(model: StateRecommender, histories: list[tuple[int, ...]], k: int) -> li
     return [tuple(row) for row in (scores.topk(k).indices + 1).tolist()]
 
 
-@pytest.mark.parametrize("defence", names())
+@pytest.mark.parametrize("defence", sorted({*names()} - {"gated"}))  # takes longer histories: optimizer/test_staged.py
 def test_what_was_measured_is_what_is_served_when_the_folder_is_read_again(defence: str, protect: Protect) -> None:
     run = protect(defence)
     report, exposed = run.report, 10 if "truncate" in defence else K

@@ -72,6 +72,13 @@ class Part(Settings):
         """
         return k
 
+    def require(self, model: Recommender) -> None:
+        """Check, before anything is trained, that the part can stand before such a model.
+
+        Raises:
+            ConfigError: it cannot.
+        """
+
     def fitted(self, model: Recommender, sequences: Sequences) -> Self:
         """Return this part with what it has to measure on the owner's interactions before it can serve."""
         return self

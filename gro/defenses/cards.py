@@ -11,6 +11,7 @@ from typing import Any, Literal
 from gro.config import ProtectionSettings, Settings, read_toml
 from gro.data import Sequences
 from gro.defenses.base import Part
+from gro.defenses.gate import Gate
 from gro.defenses.inputs import EmbeddingNoise, EmbeddingScale, HistoryNoise
 from gro.defenses.lists import Replace, Reverse, Shuffle, TieBlocks, Truncate
 from gro.defenses.misinformation import Misinformation
@@ -37,6 +38,7 @@ PARTS: tuple[type[Part], ...] = (
     EmbeddingScale,
     Misinformation,
     Redirection,
+    Gate,
 )
 SECRET_BYTES = 32
 

@@ -73,6 +73,8 @@ class Defended(nn.Module):
         tabled = next((part for part in parts if part.reads_table), None)
         if tabled and not isinstance(model, StateRecommender):
             raise ConfigError(f"{tabled.name()} needs a model with an item table, not {type(model).__name__}")
+        for part in parts:
+            part.require(model)
         self._scored = model if any(isinstance(part, EmbeddingPart) for part in parts) else Remembering(model)
         changed = any(isinstance(part, (HistoryPart, EmbeddingPart)) for part in parts)
         wanted = any(part.reads_states for part in parts) and not changed

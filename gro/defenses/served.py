@@ -13,6 +13,7 @@ from gro.defenses.cards import Defence, parse
 from gro.defenses.pipeline import Defended
 from gro.models import Recommender
 from gro.optimizer.ensemble import KeyedEnsemble
+from gro.optimizer.staged import Staged, StagedSettings
 
 
 def defence_of(artifact: Artifact) -> Defence | None:
@@ -56,8 +57,15 @@ def served(artifact: Artifact, k: int, seed: int, device: torch.device, secret: 
         defence = replace(defence, secret=secret.hex())
     model: Recommender = artifact.model.to(device)
     if artifact.others:
-        model = KeyedEnsemble([artifact.model, *artifact.others], b"" if defence is None else defence.key).to(device)
+        model = _together(artifact, defence).to(device)
     return model if defence is None else defence.before(model, k, seed)
+
+
+def _together(artifact: Artifact, defence: Defence | None) -> KeyedEnsemble | Staged:
+    members = [artifact.model, *artifact.others]
+    if defence is not None and isinstance(defence.training, StagedSettings):
+        return Staged(members, defence.training.short)
+    return KeyedEnsemble(members, b"" if defence is None else defence.key)
 
 
 def exposed_by(target: Recommender, k: int) -> int:

@@ -18,6 +18,7 @@ from gro.optimizer.nasty import NastySettings, fit_nasty
 from gro.optimizer.per_sample import hookable
 from gro.optimizer.private import PrivateSettings, fit_private
 from gro.optimizer.protect import Protection
+from gro.optimizer.staged import Staged, StagedSettings, build_staged, fit_staged
 from gro.ranking import ranks
 from gro.training import Log, Progress
 
@@ -34,6 +35,7 @@ TRAININGS: tuple[type[Settings], ...] = (
     PrivateSettings,
     NastySettings,
     EnsembleSettings,
+    StagedSettings,
 )
 
 
@@ -41,13 +43,13 @@ TRAININGS: tuple[type[Settings], ...] = (
 class Trained:
     """A target and what is to be said of its training."""
 
-    target: StateRecommender | KeyedEnsemble
+    target: StateRecommender | KeyedEnsemble | Staged
     report: dict[str, Any] = field(default_factory=dict)
 
     @property
     def members(self) -> list[StateRecommender]:
         """The models that the target is made of; one, unless it is an ensemble."""
-        return self.target.models() if isinstance(self.target, KeyedEnsemble) else [self.target]
+        return [self.target] if isinstance(self.target, StateRecommender) else self.target.models()
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Training:
     folder: Path | None
     progress: Progress
 
-    def __call__(self, training: Settings | None) -> Trained:
+    def __call__(self, training: Settings | None) -> Trained:  # noqa: PLR0911  one for each training
         """Train as ``training`` says; ``None`` keeps the plain target.
 
         Raises:
@@ -99,6 +101,8 @@ class Training:
                 ensemble = ensemble.to(device_of(self.plain))
                 log = fit_ensemble(ensemble, self.sequences, self.settings, training, **self._kept)
                 return Trained(ensemble, _ended(log))
+            case StagedSettings():
+                return Trained(fit_staged(self.plain, self.sequences, self.settings, training, **self._kept))
         raise TypeError(f"no training for {training!r}")
 
     def _protected(self) -> Trained:
@@ -120,7 +124,7 @@ class Training:
 
 def untrained(
     training: Settings | None, settings: ProtectionSettings, n_items: int, secret: bytes
-) -> StateRecommender | KeyedEnsemble:
+) -> StateRecommender | KeyedEnsemble | Staged:
     """What a training starts from, or a model that is like it.
 
     Raises:
@@ -129,6 +133,8 @@ def untrained(
     """
     if isinstance(training, EnsembleSettings):
         return build_ensemble(settings, n_items, training, secret, seed=settings.seed)
+    if isinstance(training, StagedSettings):
+        return build_staged(settings, n_items, training)
     model = build(settings, n_items, seed=settings.seed)
     return hookable(model) if isinstance(training, PrivateSettings) else model
 
@@ -140,7 +146,7 @@ def most_epochs(training: Settings | None, settings: ProtectionSettings) -> int:
             return 0
         case PaperTraining():
             return settings.warm_up_epochs + settings.protect_epochs
-        case EnsembleSettings():
+        case EnsembleSettings() | StagedSettings():
             return settings.epochs
     return int(training.epochs)  # type: ignore[attr-defined]
 

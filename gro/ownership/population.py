@@ -197,13 +197,14 @@ def innocent(folder: Path) -> Innocent:
     return Innocent(folder, stratum, own / owner, manifest.files[WEIGHTS], manifest.files[ITEMS])
 
 
-def population(folder: Path, catalogue: str, without: Container[str] = ()) -> list[Innocent]:
+def population(folder: Path, catalogue: str, without: Container[str] = (), *, least: float = GOOD) -> list[Innocent]:
     """The innocents of a folder that are good enough to be like a suspect.
 
     Args:
         folder: that ``gro own innocents`` filled.
         catalogue: SHA-256 of the owner's file of item tokens, which must be theirs too.
         without: digests of those to leave out, such as the reference models of a fingerprint.
+        least: quality that is good enough.
 
     Raises:
         DataError: there is none, or one is of another catalogue.
@@ -213,7 +214,7 @@ def population(folder: Path, catalogue: str, without: Container[str] = ()) -> li
     for each in found:
         if each.catalogue != catalogue:
             raise DataError(f"{each.folder}: of another catalogue than the owner's model")
-    good = [each for each in found if each.quality >= GOOD and each.digest not in without]
+    good = [each for each in found if each.quality >= least and each.digest not in without]
     if not good:
         raise DataError(f"{folder}: holds no innocent as good as the owner's model; make some with 'gro own innocents'")
     return good

@@ -71,6 +71,7 @@ class Tried:
 def trial(told: Callable[[str], None] = lambda line: None, **settings: Any) -> Run:
     """Put a marked run's tests to its thefts, to washed ones, to the run itself washed, and to innocents; count claims.
 
+    Innocents count whatever their quality, which is told of each: marks take nothing of a suspect for granted.
     A mark is calibrated by other secrets, each for itself, and those that are read from answers also together. A
     fingerprint is calibrated by the other innocents of whatever stratum; those that made it are among nobody's.
 
@@ -91,7 +92,7 @@ def trial(told: Callable[[str], None] = lambda line: None, **settings: Any) -> R
     owner = artifacts.load(command.run)
     statement = verified(command.statement, command.run)
     sequences = dataset_of(owner, command.data_path)
-    pool = population(command.innocents, owner.manifest.files[ITEMS])
+    pool = population(command.innocents, owner.manifest.files[ITEMS], least=0.0)
     references = fingerprint.in_turn(pool, command.references, Random(command.seed))  # noqa: S311 -- to be repeated
     chosen = {each.digest for each in references}
     judged = [each for each in pool if each.digest not in chosen]

@@ -133,6 +133,41 @@ class Agent(Random):
         return _weighted(lists, taste, n_items, generator)
 
 
+class Mimic(Random):
+    """Imitates people: mostly takes from the list, by rank, else what is popular, and never the same item twice.
+
+    How popular items are it reads off the lists, where popular ones stand more often.
+
+    Args:
+        exponent: how steeply the choice falls with the place in the list.
+        listed: share of the items that are taken from the list.
+    """
+
+    def __init__(self, exponent: float = 0.5, listed: float = 0.6) -> None:
+        self._exponent, self._listed = exponent, listed
+        self._seen = torch.empty(0)
+
+    def start(self, size: int, n_items: int, generator: torch.Generator) -> Tensor:
+        """Start with what is popular, as far as that is known."""
+        if not len(self._seen):
+            self._seen = torch.ones(n_items + 1)
+            self._seen[PADDING] = 0
+        return torch.multinomial(self._seen, size, True, generator=generator)[:, None]
+
+    def pick(self, histories: Tensor, lists: Tensor, n_items: int, generator: torch.Generator) -> Tensor:
+        """Note what is listed; choose from the list or beside it."""
+        self._seen += lists.flatten().bincount(minlength=n_items + 1)
+        self._seen[PADDING] = 0
+        new = ~(lists[:, :, None] == histories[:, None, :]).any(dim=2)
+        weights = new * torch.arange(1.0, lists.shape[1] + 1) ** -self._exponent
+        popular = self._seen.expand(len(histories), -1).scatter(1, histories, 0.0)
+        popular = torch.where(popular.any(dim=1, keepdim=True), popular, self._seen)
+        beside = torch.multinomial(popular, 1, generator=generator)[:, 0]
+        taken = _weighted(lists, weights, n_items, generator, otherwise=PADDING)
+        listed = (taken != PADDING) & (torch.rand(len(histories), generator=generator) < self._listed)
+        return torch.where(listed, taken, beside)
+
+
 class Replay:
     """Sends real histories that the thief holds, then begins with parts of them and lets ``extend`` go on.
 
@@ -224,6 +259,7 @@ DATA_FREE: dict[str, Callable[[float], Strategy]] = {
     "rank-biased": RankBiased,
     "coverage": lambda exponent: Coverage(),
     "agent": lambda exponent: Agent(),
+    "mimic": lambda exponent: Mimic(),
     "mix": lambda exponent: Mix([Autoregressive(), Random(), RankBiased(exponent), Coverage(), Agent()]),
 }
 """Strategies that need nothing but the catalogue's size, from the exponent of rank bias."""

@@ -241,6 +241,7 @@ def test_a_defence_acts_with_a_secret_that_is_not_in_the_artifact(
         ("gaussian-noise-per-history", True),
         ("misinformation", True),
         ("gro-misinformation", True),
+        ("gated", True),
     ],
 )
 def test_what_hides_behind_a_secret(learnt: Path, defence: str, secret: bool) -> None:

@@ -22,6 +22,7 @@ from gro_surrogates.strategies import (
     Autoregressive,
     Coverage,
     FittedReplay,
+    Mimic,
     Random,
     RankBiased,
     Replay,
@@ -171,6 +172,57 @@ def test_an_agent_takes_what_it_was_shown_again_and_again() -> None:
     histories[:] = 1
     drawn = agent.pick(histories, torch.tensor([[1, 4]]).expand(2000, -1), N_ITEMS, generator)
     assert set(drawn.tolist()) == {4}
+
+
+@settings(max_examples=30)
+@given(**BUDGETS)
+def test_a_mimic_takes_nothing_twice(calls: int, length: int, together: int) -> None:
+    for row in run(Mimic(), calls, length, together).histories.tolist():
+        sent = [item for item in row if item]
+        assert len(set(sent)) == len(sent)
+
+
+@pytest.mark.parametrize("listed", [0.0, 0.5, 1.0])
+def test_a_mimic_goes_on_when_it_has_taken_everything(listed: float) -> None:
+    for row in run(Mimic(listed=listed), 10 * (N_ITEMS + 5), N_ITEMS + 5).histories.tolist():
+        assert sorted(row[:N_ITEMS]) == list(range(1, N_ITEMS + 1))
+        assert all(1 <= item <= N_ITEMS for item in row)
+
+
+def test_a_mimic_that_was_not_answered_takes_what_it_has_not() -> None:
+    mimic, generator = Mimic(listed=1.0), torch.Generator().manual_seed(0)
+    mimic.start(500, N_ITEMS, generator)
+    histories = torch.arange(1, N_ITEMS).expand(500, -1)
+    for lists in (torch.zeros(500, K, dtype=torch.int64), histories[:, :K]):
+        assert set(mimic.pick(histories, lists, N_ITEMS, generator).tolist()) == {N_ITEMS}
+
+
+@pytest.mark.parametrize("listed", [0.0, 0.3, 1.0])
+def test_a_mimic_takes_from_the_list_by_rank_or_else_what_is_popular(listed: float) -> None:
+    mimic, generator = Mimic(exponent=1.0, listed=listed), torch.Generator().manual_seed(0)
+    mimic.start(1, N_ITEMS, generator)
+    n = 8000
+    popular, shown = torch.tensor([[1, 1, 1, 2]]).expand(n, -1), torch.tensor([[7, 8, 9, N_ITEMS]])
+    histories = torch.full((n, 1), N_ITEMS)
+    mimic.pick(histories, popular, N_ITEMS, generator)
+    share = mimic.pick(histories, shown.expand(n, -1), N_ITEMS, generator).bincount(minlength=N_ITEMS + 1) / n
+    seen = torch.ones(N_ITEMS + 1)
+    seen += n * (torch.bincount(popular[0], minlength=N_ITEMS + 1) + torch.bincount(shown[0], minlength=N_ITEMS + 1))
+    seen[[0, N_ITEMS]] = 0.0
+    by_rank = torch.zeros(N_ITEMS + 1)
+    by_rank[7:10] = torch.tensor([1.0, 1 / 2, 1 / 3]) / (1 + 1 / 2 + 1 / 3)
+    torch.testing.assert_close(share, listed * by_rank + (1 - listed) * seen / seen.sum(), atol=0.02, rtol=0)
+
+
+def test_a_mimic_starts_anywhere_and_later_with_what_was_listed_often() -> None:
+    mimic, generator = Mimic(), torch.Generator().manual_seed(0)
+    first = mimic.start(30_000, N_ITEMS, generator)[:, 0].bincount(minlength=N_ITEMS + 1)
+    assert first[0] == 0
+    assert (first[1:] - 1000).abs().max() < 160
+    mimic.pick(torch.full((1000, 1), 9), torch.tensor([[3, 0]]).expand(1000, -1), N_ITEMS, generator)
+    later = mimic.start(3000, N_ITEMS, generator)[:, 0].bincount(minlength=N_ITEMS + 1)
+    assert later[0] == 0
+    assert int(later[3]) / 3000 == pytest.approx(1001 / 1030, abs=0.015)
 
 
 @pytest.mark.parametrize("make", [lambda: Replay(HELD, Autoregressive()), lambda: FittedReplay(HELD)])

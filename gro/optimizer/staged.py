@@ -1,0 +1,162 @@
+"""A recommender of two stages: beginners are answered by a model that knows nothing of what comes later.
+
+A history of a few items looks like anybody's: nothing tells a thief who restarts all the time from a person who has
+just come. But people begin alike, and go on otherwise. A model that has learnt the first items of every history and
+nothing else serves beginners as well as one that has learnt all; and who steals it has a model of beginners.
+
+Beside the two stages there is a witness, of the same architecture, that has learnt the histories of half the people. It
+answers nobody: it says how likely a history is, and of the other half it does so as of anybody new; see
+:mod:`gro.defenses.gate`, which keeps what comes later for histories that people have.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from gro.config import Settings, TrainingSettings
+from gro.data import Sequences
+from gro.data.sequences import MIN_INTERACTIONS
+from gro.errors import ConfigError, DataError
+from gro.models import StateRecommender, build
+from gro.models.adapter import ScoredRecommender
+from gro.models.base import device_of, lengths, most_recent
+from gro.optimizer.plain import fit
+from gro.ranking import evaluating
+from gro.training import Progress
+
+ANY: Final = 512
+"""Items after which the witness is asked what is popular."""
+HELD: Final = 2
+"""Items at the end of every history that are held out: for validation and for the test."""
+
+
+class StagedSettings(Settings):
+    """Where the first stage ends."""
+
+    kind: Literal["staged"] = "staged"
+    short: Annotated[int, Field(ge=1)] = 10
+    """Longest history that the model of beginners answers."""
+
+
+class Staged(ScoredRecommender):
+    """Answers histories of up to ``short`` items by one model and longer ones by another.
+
+    Attributes:
+        later: the plain target.
+        early: of beginners.
+        witness: of half of the people; answers nothing.
+        short: longest history that ``early`` answers.
+    """
+
+    def __init__(self, members: Sequence[StateRecommender], short: int) -> None:
+        """Bring ``later``, ``early`` and ``witness`` together.
+
+        Raises:
+            ConfigError: they are not three of one catalogue, or no history is longer than ``short``.
+        """
+        if len(members) != 3 or len({member.n_items for member in members}) > 1:
+            raise ConfigError("a staged recommender is made of three models of one catalogue")
+        super().__init__(members[0].n_items, members[0].max_length)
+        if short >= self.max_length:
+            raise ConfigError(f"short is {short}; it must be less than max_length, {self.max_length}")
+        self.short = short
+        self.later, self.early, self.witness = members
+
+    def models(self) -> list[StateRecommender]:
+        """The members, in the order in which they are given."""
+        return [self.later, self.early, self.witness]
+
+    @cached_property
+    @torch.no_grad()
+    def popularity(self) -> Tensor:
+        """How likely the witness takes each item to be after any one item, ``[n_items]``."""
+        device = device_of(self.witness)
+        some = torch.linspace(1, self.n_items, min(self.n_items, ANY), device=device).long()[:, None]
+        with evaluating(self.witness):
+            return self.witness.scores(some).softmax(dim=1).mean(dim=0)
+
+    def scores(self, histories: Tensor) -> Tensor:
+        """Score the next item after each history: ``[B, T]`` to ``[B, n_items]``."""
+        begun = lengths(histories) <= self.short
+        scores = self.later.scores(most_recent(histories, self.max_length))
+        if begun.any():
+            scores[begun] = self.early.scores(histories[begun][:, : self.short])
+        return scores
+
+
+def build_staged(settings: TrainingSettings, n_items: int, own: StagedSettings) -> Staged:
+    """Build an untrained one.
+
+    Raises:
+        ConfigError: as :func:`gro.models.build` and :class:`Staged`.
+    """
+    return Staged([build(settings, n_items, seed=settings.seed + number) for number in range(3)], own.short)
+
+
+def fit_staged(
+    plain: StateRecommender,
+    sequences: Sequences,
+    settings: TrainingSettings,
+    own: StagedSettings,
+    *,
+    folder: Path | None,
+    progress: Progress,
+) -> Staged:
+    """Train the model of beginners and the witness beside a plain target, which stays as it is.
+
+    Args:
+        plain: on the device to train on.
+        sequences: all interactions; the last two items of each user are held out.
+        settings: how the plain target was trained.
+        own: where the first stage ends.
+        folder: beside which resumable states are kept until all is trained.
+        progress: receives steps and epochs.
+
+    Raises:
+        DataError: no history has enough items.
+        ArtifactError: a folder holds a state of other settings or a damaged one.
+    """
+    members, states = [plain], []
+    parts = {"early": beginnings(sequences, own.short), "witness": sequences.of(witnesses(sequences))}
+    for number, (name, part) in enumerate(parts.items(), start=1):
+        model = build(settings, sequences.n_items, seed=settings.seed + number).to(device_of(plain))
+        kept = None if folder is None else folder.with_name(f"{folder.name}.{name}")
+        fit(model, part, settings, folder=kept, progress=progress)
+        members.append(model.eval())
+        states += [kept] if kept else []
+    for state in states:
+        shutil.rmtree(state, ignore_errors=True)
+    return Staged(members, own.short)
+
+
+def witnesses(sequences: Sequences) -> npt.NDArray[np.int64]:
+    """The half of the users whose histories the witness learns."""
+    return np.sort(np.random.default_rng(0).permutation(sequences.n_users)[: max(1, sequences.n_users // 2)])
+
+
+def beginnings(sequences: Sequences, short: int) -> Sequences:
+    """The first ``short`` items of each history and two that follow them, without what is held out.
+
+    Raises:
+        DataError: no history has enough items.
+    """
+    begun = [sequences.history(user)[:-HELD][: short + HELD] for user in range(sequences.n_users)]
+    kept = [(user, history) for user, history in enumerate(begun) if len(history) >= MIN_INTERACTIONS]
+    if not kept:
+        raise DataError(
+            f"{sequences.name}: no history has the {MIN_INTERACTIONS + HELD} items that a first stage needs"
+        )
+    users, histories = zip(*kept, strict=True)
+    bounds = np.cumsum([0, *map(len, histories)])
+    tokens = sequences.user_tokens[list(users)]
+    return Sequences(f"{sequences.name}, beginnings", bounds, np.concatenate(histories), sequences.item_tokens, tokens)
