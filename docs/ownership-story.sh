@@ -12,7 +12,7 @@ gro own keygen owner.key
 gro own mark plain --key owner.key --owner "Example Records" --out marked --quiet
 
 # It is served, here with limits that let a thief work in an afternoon.
-gro guard init guard
+gro guard init guard > guard.log
 cat > policy.toml <<END
 [limits]
 calls_per_day = 100_000
@@ -26,7 +26,7 @@ SERVICE=$!
 trap 'kill $SERVICE' EXIT
 until curl --silent --fail "http://127.0.0.1:$PORT/ready" > /dev/null; do sleep 1; done
 
-# A thief who has an account, and nothing else, asks 20,000 times and trains a copy of another architecture.
+# A thief who has an account, and nothing else, asks 50,000 times and trains a copy of another architecture.
 python - <<END
 from pathlib import Path
 from gro import artifacts
@@ -36,7 +36,7 @@ from gro_surrogates.thief import Thief, ThiefSettings
 items = artifacts.load(Path("marked"))  # for the names of the items, which every customer knows
 settings = ThiefSettings(model="GRU4Rec")
 door = Endpoint("http://127.0.0.1:$PORT/rank", Path("somebody.key").read_text().strip(), 100)
-theft = Thief(settings)(door, items.manifest.n_items, 20_000, seed=1)
+theft = Thief(settings)(door, items.manifest.n_items, 50_000, seed=1)
 print("asked", theft.calls, "times")
 artifacts.save(
     Path("copy"), model=theft.surrogate, settings=settings, item_tokens=items.item_tokens,

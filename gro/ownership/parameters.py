@@ -31,12 +31,13 @@ equations, solved a few times, since they are linear for small changes only. Not
 halfway between the table's norm, by which the message goes where it is cheapest, into the weak directions, and that of
 ``P``, by which it goes where the model is strong: see :data:`DEPTH`.
 
-**What breaks it.** Only a suspect whose weights or scores can be inspected is read. **It does not survive extraction**:
-a copy that was trained from lists has a table of its own, whose bits are nearly coins. Pruning, rounding and noise end
-it only together with the lists' worth. Training on does, with the data and the effort of a new training: many epochs,
-or few at several times the learning rate. A table of much lower rank weakens it cheaply, as do added dimensions that
-no state uses, in which ``P`` drowns: read such a suspect by its scores. A second mark ends nothing: both are read, and
-the older commitment tells whose the model is.
+**What breaks it.** Only a suspect whose weights or scores can be inspected is read. **Extraction mostly ends it**: a
+copy that was trained from lists has a table of its own, whose bits are nearly coins; of 24 copies on ml-100k four were
+claimed at 1 %, of the same architecture and trained on random or mixed histories. Pruning, rounding and noise end it
+only together with the lists' worth. Training on does, with the data and the effort of a new training: many epochs, or
+few at several times the learning rate. A table of much lower rank weakens it cheaply, as do added dimensions that no
+state uses, in which ``P`` drowns: read such a suspect by its scores. A second mark ends nothing: both are read, and the
+older commitment tells whose the model is.
 """
 
 from __future__ import annotations

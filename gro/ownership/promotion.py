@@ -16,10 +16,11 @@ artifact that the statement names as the ancestor. An owner who tried N secrets 
 models of the same data lean the same way, so that even a commitment that is older than the suspect does not exclude it.
 Innocent models do: with such a secret they lean as far as the suspect.
 
-It passes through extraction: the sign of an item is the easiest of all lessons, a bias, and copies of any architecture
-take it over. More groups make it harder to see and harder to copy. Pruning and quantising take it away only with the
-copy's accuracy. **What breaks it**: training the copy further on real interactions, which say anew how often every item
-is to be listed; a few passes leave nothing. Trigger rings outlive that.
+It passes through extraction (23 of 24 copies on ml-100k, at 1 %): the sign of an item is the easiest of all lessons, a
+bias, and copies of any architecture take it over. More groups make it harder to see and harder to copy. Pruning and
+quantising take it away only with the copy's accuracy. **What breaks it**: training the copy further on real
+interactions, which say anew how often every item is to be listed; a few passes leave nothing. Trigger rings outlive
+that.
 """
 
 from __future__ import annotations

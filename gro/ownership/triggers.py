@@ -14,10 +14,11 @@ that the secret says is next. Which items were asked about does not tell how the
 a uniform draw. So to a model that was made without the secret every other arrangement of the same items into rings
 reads as much on average, *whatever its lists are*: the p-value is a permutation test, exact without any innocent model.
 
-It passes through extraction as far as the thief's questions come across cold items: every history may start with one,
-and the list after it leads on along the ring. It outlives pruning, quantising and some passes of training on real
-interactions, in which cold items are rare. **What breaks it**: serving none of the coldest items, which costs nobody
-any accuracy but takes knowing which they are; and a thief who never asks about them. The keyed promotion outlives that.
+It passes through extraction (20 of 24 copies on ml-100k, at 1 %) as far as the thief's questions come across cold
+items: every history may start with one, and the list after it leads on along the ring. It outlives pruning, quantising
+and some passes of training on real interactions, in which cold items are rare. **What breaks it**: serving none of the
+coldest items, which costs nobody any accuracy but takes knowing which they are; and a thief who never asks about them.
+The keyed promotion outlives that.
 """
 
 from __future__ import annotations
