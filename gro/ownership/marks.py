@@ -20,7 +20,7 @@ from gro.metrics import ndcg, utility
 from gro.models import StateRecommender
 from gro.ownership import parameters, promotion, triggers
 from gro.ownership.marking import Mark, marked, shown
-from gro.ownership.parameters import ParameterMark
+from gro.ownership.parameters import KEY, ParameterMark
 from gro.ownership.settings import Kind, MarkSettings, PromotionSettings, TriggerSettings
 from gro.ranking import ranks
 from gro.runs import lists_of
@@ -28,8 +28,6 @@ from gro.training import Progress
 
 BEHAVIOUR: Final[tuple[Kind, ...]] = ("promotion", "triggers")
 """Marks that answer a suspect's questions, in the order in which they are trained: each leaves those before it."""
-KEY: Final = 32
-"""Bytes of the key that a mark is drawn from."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ def mark(
         model, _ = marked(model, architecture, sequences, each, settings, progress, original=plain)
     kept = {each.name: each.secret() for each in behaviours}
     if "parameters" in kinds:
-        written = ParameterMark(secrets.token_bytes(parameters.KEY), message)
+        written = ParameterMark(secrets.token_bytes(KEY), message)
         model = parameters.marked(model, written, artifact.item_tokens)
         kept["parameters"] = written.secret()
     lost = _loss(*(ranks(each, sequences.valid) for each in (plain, model)))

@@ -26,6 +26,7 @@ from gro.metrics import utility
 from gro.models import Recommender, StateRecommender
 from gro.ownership import fingerprint, washing
 from gro.ownership.calibration import Keyed, Test, conformal, proportion, uniformity, weigh
+from gro.ownership.parameters import KEY
 from gro.ownership.population import Innocent, population, some_users, statistics
 from gro.ownership.settings import TrialCommand
 from gro.ownership.statement import verified
@@ -38,8 +39,6 @@ from gro_surrogates.settings import ThiefSettings
 
 TENTH: Final = 0.1
 """Share of the users whose histories a thief holds to train on with, unless it is said otherwise."""
-KEY: Final = 32
-"""Bytes of the keys of secrets that are drawn anew."""
 LISTED: Final = 100
 """Length of the lists from which a copy is copied again."""
 SHORT: Final = 5

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import secrets
 from collections.abc import Sequence
-from typing import Final
 
 import numpy as np
 import torch
@@ -20,13 +19,11 @@ from gro.models.transformer import BERT4Rec, Block
 from gro.optimizer.plain import adamw, learn_epoch
 from gro.ownership import promotion, triggers
 from gro.ownership.marking import Mark, marked
+from gro.ownership.parameters import KEY
 from gro.ownership.settings import MarkSettings, PromotionSettings, TriggerSettings
 from gro.serving import RankingService
 from gro_surrogates.settings import ThiefSettings
 from gro_surrogates.thief import Thief
-
-KEY: Final = 32
-"""Bytes of the keys of the thief's own marks."""
 
 
 def fine_tuned(model: StateRecommender, sequences: Sequences, settings: TrainingSettings) -> StateRecommender:
