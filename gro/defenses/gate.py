@@ -34,7 +34,7 @@ from gro.defenses.base import Answer, ListPart
 from gro.defenses.misinformation import false_names
 from gro.errors import ConfigError, DataError
 from gro.models import PADDING, Recommender, TrainableRecommender, padded
-from gro.models.base import device_of, most_recent
+from gro.models.base import device_of, lengths, most_recent
 from gro.optimizer.staged import HELD, Staged, witnesses
 from gro.ranking import evaluating, top_k
 from gro_surrogates.strategies import Agent, Autoregressive, Coverage, Mimic, Random, RankBiased, Strategy
@@ -149,8 +149,11 @@ class Gate(ListPart):
         """
         if self.threshold is None:
             raise ConfigError("the gate has learnt nothing; protect a target with it")
-        found = suspicion(self._network.to(histories.device), features(model, histories), model.short)
-        return found > self.threshold
+        false = lengths(histories) > model.short
+        if false.any():
+            read = features(model, histories[false])
+            false[false.clone()] = suspicion(self._network.to(read.device), read, model.short) > self.threshold
+        return false
 
     @cached_property
     def _network(self) -> Network:
