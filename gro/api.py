@@ -10,7 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gro import artifacts
+from gro.artifacts import Artifact
 from gro.config import (
     EvaluateCommand,
     ModelSettings,
@@ -26,7 +29,7 @@ from gro.defenses.cards import Defence
 from gro.defenses.served import exposed_by, served
 from gro.defenses.training import PaperTraining, Training
 from gro.errors import ArtifactError, ConfigError
-from gro.evaluation import utility_report
+from gro.evaluation import loss_report, utility_of, utility_report
 from gro.metrics import CUTOFFS, IntArray, ndcg, utility
 from gro.models import Popularity, StateRecommender, build
 from gro.optimizer.plain import fit
@@ -109,23 +112,31 @@ def protect(progress: Progress | None = None, **settings: Any) -> Run:
 def evaluate(**settings: Any) -> Run:
     """Measure a run's utility on held-out items, and the floor's; see :class:`gro.config.EvaluateCommand`.
 
+    With ``against``, a plain target, the report's "against" says who pays for the defence:
+    :func:`gro.evaluation.loss_report`.
+
     Raises:
-        GroError: the artifact or its dataset is missing or not the one it was made from.
+        GroError: the artifact or its dataset is missing or not the one it was made from; or ``against`` is not a plain
+            target of the same interactions and catalogue.
     """
     command = EvaluateCommand.make(settings)
     artifact = artifacts.load(command.run)
     sequences = dataset_of(artifact, command.data_path)
-    k = lists_of(artifact)
-    target = served(artifact, k, command.seed, device_named(command.device))
+    k, device = lists_of(artifact), device_named(command.device)
+    plain = None if command.against is None else _compared(command.against, sequences).to(device)
+    target = served(artifact, k, command.seed, device)
+    places = ranks(target, sequences.test)
     report = {
         "dataset": sequences.name,
         "users": sequences.n_users,
         "model": artifact.manifest.model.model,
         "k": exposed_by(target, k),
         "seed": command.seed,
-        "target": utility_report(target, sequences.test, command.seed),
+        "target": utility_of(places, command.seed),
         "floor": utility_report(Popularity(sequences.train), sequences.test, command.seed),
     }
+    if plain is not None:
+        report["against"] = loss_report(plain, places, sequences, command.seed)
     return Run(command.run, report)
 
 
@@ -135,10 +146,24 @@ def undefended(run: Path) -> dict[str, float]:
     Raises:
         ArtifactError: the run is missing, damaged or not a plain target.
     """
-    manifest = artifacts.load(run).manifest
-    if manifest.defence is not None:
+    return dict(_undefended(run).manifest.metrics["target"])  # type: ignore[arg-type]
+
+
+def _undefended(run: Path) -> Artifact:
+    artifact = artifacts.load(run)
+    if artifact.manifest.defence is not None:
         raise ArtifactError(f"{run}: has a defence already; give the plain target that it was made from")
-    return dict(manifest.metrics["target"])  # type: ignore[arg-type]
+    return artifact
+
+
+def _compared(run: Path, sequences: Sequences) -> StateRecommender:
+    """The plain target that a run of these interactions is compared with."""
+    artifact = _undefended(run)
+    if artifact.manifest.dataset.digest != sequences.digest:
+        raise ArtifactError(f"{run}: made from other interactions than {sequences.name} as it is read now")
+    if not np.array_equal(artifact.item_tokens, sequences.item_tokens):
+        raise ArtifactError(f"{run}: has another catalogue than {sequences.name}; give a plain target of its items")
+    return artifact.model
 
 
 def _train(command: TrainCommand, sequences: Sequences, progress: Progress) -> Run:

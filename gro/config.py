@@ -10,13 +10,14 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeGuard, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeGuard, TypeVar, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from gro.errors import ConfigError, nearest
 
 Architecture = Literal["SASRec", "GRU4Rec", "NARM", "BERT4Rec"]
+StudentLoss = Literal["ranking", "listwise", "set"]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -163,10 +164,13 @@ class TrainingSettings(ModelSettings):
 
 
 class ProtectionSettings(TrainingSettings):
-    """How a target is protected by GRO; the switches are the paper's."""
+    """How a target is protected by GRO; the defaults are the paper's method."""
 
     student: Architecture | None = None
     """Architecture of the student that stands for the thief; unset takes the target's own."""
+    students: tuple[str, ...] = ()
+    """Several students instead, each an ARCHITECTURE or ARCHITECTURE:LOSS with a loss of ranking (the paper's, where
+    none is given), listwise or set; the swap loss is the mean over them."""
     warm_up_epochs: Annotated[int, Field(ge=0)] = 5
     """Passes in which the student learns from the plain target's lists before GRO begins."""
     protect_epochs: PositiveInt = 20
@@ -174,7 +178,18 @@ class ProtectionSettings(TrainingSettings):
     swap_weight: Annotated[float, Field(ge=0)] = 1.0
     """Lambda: weight of the swap loss against the target's own loss."""
     swap_margin: Annotated[float, Field(ge=0)] = 0.0
-    """Wanted lead of a swapped-in item over the one it replaces."""
+    """Wanted lead of a swapped-in item over the one it replaces, where swap_to is extremes."""
+    swap_to: Literal["extremes", "permutation"] = "extremes"
+    """Where the swap loss pushes a list: extremes, the paper's, to the student's highest and lowest item, again and
+    again; permutation, to the order of the same items that hurts most."""
+    frozen: Annotated[int, Field(ge=0)] = 10
+    """Ranks from the top that keep their items, where swap_to is permutation."""
+    objective: Literal["before", "after"] = "before"
+    """What a swap is to raise: the student's loss on its list as it is before it learns (the paper's), or its loss on
+    the true lists after it has learnt."""
+    queries: Literal["real", "thief", "both"] = "real"
+    """Histories whose lists the student learns and the swap loss attacks: real ones (the paper's), those that thieves
+    grow against the target as each pass finds it, or as many of both."""
     order_margin: Annotated[float, Field(ge=0)] = 0.5
     """m1 of the student's ranking loss."""
     negative_margin: Annotated[float, Field(ge=0)] = 0.5
@@ -185,6 +200,32 @@ class ProtectionSettings(TrainingSettings):
     """Largest relative loss of validation NDCG@10; 1 spends whatever the weight takes, as the paper does."""
     from_scratch: bool = False
     """Start from an untrained target instead of the plain one."""
+
+    @field_validator("students")
+    @classmethod
+    def _require_known(cls, students: tuple[str, ...]) -> tuple[str, ...]:
+        for name in students:
+            architecture, colon, loss = name.partition(":")
+            _require_choice(name, "architecture", architecture, get_args(Architecture))
+            _require_choice(name, "loss", loss if colon else "ranking", get_args(StudentLoss))
+        return students
+
+    @model_validator(mode="after")
+    def _require_one_choice(self) -> Self:
+        if self.student and self.students:
+            raise ValueError("'student' names one student and 'students' names all; give one of the two")
+        return self
+
+    @property
+    def taught(self) -> list[tuple[Architecture, StudentLoss]]:
+        """Architecture and loss of every student."""
+        pairs = (name.partition(":")[::2] for name in self.students or (self.student or self.model,))
+        return [cast("tuple[Architecture, StudentLoss]", (name, loss or "ranking")) for name, loss in pairs]
+
+
+def _require_choice(student: str, what: str, given: str, known: tuple[str, ...]) -> None:
+    if given not in known:
+        raise ValueError(f"the {what} of {student!r} is not one of {', '.join(known)}.{nearest(given, known)}")
 
 
 class DeviceSettings(Settings):
@@ -217,6 +258,8 @@ class EvaluateCommand(DeviceSettings):
 
     run: Path
     """Artifact to evaluate."""
+    against: Path | None = None
+    """Plain target to compare with: what people lose, by kind of history."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the intervals' resampling."""
     data_path: Path | None = None

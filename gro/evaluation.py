@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gro.data import HeldOut
+from gro.data import HeldOut, Sequences
 from gro.metrics import (
     FloatArray,
     IntArray,
@@ -21,21 +21,57 @@ from gro.metrics import (
     rbo,
     utility,
 )
-from gro.models import Recommender
+from gro.models import Recommender, TrainableRecommender
 from gro.ranking import lists, ranks
+from gro.subgroups import by_length, group_loss, least_typical, thirds, typicality
 
 POPULARITY = ("head", "middle", "tail")
 
 
 def utility_report(model: Recommender, held_out: HeldOut, seed: int = 0) -> dict[str, Any]:
-    """Utility of a model on held-out items with 95 % bootstrap intervals over users, drawn from ``seed``.
+    """Utility of a model on held-out items; see :func:`utility_of`."""
+    return utility_of(ranks(model, held_out), seed)
+
+
+def utility_of(places: IntArray, seed: int = 0) -> dict[str, Any]:
+    """Utility where next items have these ``places [n_users]``, with 95 % bootstrap intervals drawn from ``seed``.
 
     Returns:
         ``{"hr@1": ..., ..., "interval": {"hr@10": [low, high], "ndcg@10": [low, high]}}``.
     """
-    places = ranks(model, held_out)
     measured = {"hr@10": hit_rate(places, 10), "ndcg@10": ndcg(places, 10)}
     return {**utility(places), "interval": {name: list(mean_interval(v, seed=seed)) for name, v in measured.items()}}
+
+
+def loss_report(plain: TrainableRecommender, served: IntArray, sequences: Sequences, seed: int = 0) -> dict[str, Any]:
+    """Who pays for a defence: relative loss of NDCG@10 against a plain target, of all test users and by group.
+
+    Args:
+        plain: the plain target, which also says whose histories are typical: the defence must not choose who counts.
+        served: place of each test user's next item in the ranking that is served ``[n_users]``.
+        sequences: the interactions that both were made from.
+        seed: source of the intervals' draws.
+
+    Returns:
+        :func:`gro.subgroups.group_loss` of "all", and of each group that is not empty by its name under
+        "history_length" (items before the next one), "next_item" (its popularity) and "typicality"
+        (:func:`gro.subgroups.typicality`).
+    """
+    held_out = sequences.test
+    before, after = ndcg(ranks(plain, held_out), 10), ndcg(served, 10)
+    interactions = np.bincount(sequences.train.items, minlength=sequences.n_items + 1)[1:]
+    third = thirds(interactions)[held_out.targets - 1]
+    unusual = least_typical(typicality(plain, held_out))
+    kinds = {
+        "history_length": by_length(held_out.lengths),
+        "next_item": {name: third == number for number, name in enumerate(POPULARITY)},
+        "typicality": {"least typical tenth": unusual, "rest": ~unusual},
+    }
+    groups = {
+        kind: {name: group_loss(before[who], after[who], seed) for name, who in parts.items() if who.any()}
+        for kind, parts in kinds.items()
+    }
+    return {"all": group_loss(before, after, seed), **groups}
 
 
 def theft_report(
@@ -88,15 +124,10 @@ def shared_by_popularity(ours: IntArray, theirs: IntArray, interactions: IntArra
 
     Lists may be right-padded with 0.
 
-    The most popular items that make up a third of the ``interactions [n_items]`` are the head, those that make up the
-    next third the middle, the others the tail.
+    Head, middle and tail are the :func:`gro.subgroups.thirds` of the ``interactions [n_items]``.
     """
     found = (ours[:, :, None] == theirs[:, None, :]).any(axis=2)
-    order = np.argsort(-interactions, kind="stable")
-    before = np.cumsum(interactions[order]) - interactions[order]
-    third = np.empty(len(interactions), dtype=np.int64)
-    third[order] = np.minimum(3 * before // max(1, interactions.sum()), 2)
-    which = np.where(ours > 0, third[ours - 1], -1)
+    which = np.where(ours > 0, thirds(interactions)[ours - 1], -1)
     return {
         name: float(found[which == number].mean()) if (which == number).any() else None
         for number, name in enumerate(POPULARITY)

@@ -183,6 +183,32 @@ def advantage_intervals(
     return [_interval(each, confidence) for each in drawn], worst
 
 
+def loss_interval(
+    plain: FloatArray,
+    served: FloatArray,
+    *,
+    seed: int = 0,
+    confidence: float = 0.95,
+    n_resamples: int = RESAMPLES,
+) -> Interval:
+    """Percentile bootstrap interval of the relative loss ``1 - served / plain``: the same users are redrawn for both.
+
+    Args:
+        plain: gains of each user before ``[n]``, not negative and not all 0.
+        served: gains of each user after ``[n]``.
+        seed: source of the draws.
+        confidence: of the interval.
+        n_resamples: number of draws; those in which all plain gains are 0 are left out.
+
+    Raises:
+        GroError: there are fewer than two users, or the two do not have the same number, or there was nothing to lose.
+    """
+    before, after = _resampled_means((plain, served), seed, n_resamples)
+    if not (told := before > 0).any():
+        raise GroError("the interval of a relative loss needs plain gains above 0")
+    return _interval(1 - after[told] / before[told], confidence)
+
+
 def _resampled_means(values: tuple[FloatArray, ...], seed: int, n_resamples: int) -> FloatArray:
     """Means ``[m, n_resamples]`` of ``m`` measures over the same redrawn users."""
     sizes = {len(each) for each in values}

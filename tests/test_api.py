@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import gro
-from gro import _recbole, api
+from gro import _recbole, api, artifacts
 from gro.config import AttackCommand, ProtectCommand, ProtectionSettings, TrainCommand
 from gro.data import Sequences
 from gro.errors import ArtifactError, ConfigError
@@ -164,6 +164,73 @@ def test_a_theft_is_the_same_for_the_same_seed(tmp_path: Path, tiny: Sequences) 
 def plain(tmp_path: Path, tiny: Sequences) -> gro.Run:
     """A plain target on the disk."""
     return gro.train(dataset="ring", data_path=write(tmp_path, tiny), **SMALL, k=5, epochs=6, out=tmp_path / "plain")
+
+
+def defended(plain: gro.Run, defence: str, out: Path) -> gro.Run:
+    """A defence that trains nothing, put on the plain target."""
+    data: dict[str, Any] = {"dataset": "ring", "data_path": plain.path.parent}
+    return gro.protect(**data, **SMALL, k=5, defence=defence, from_=plain.path, out=out)
+
+
+@pytest.mark.parametrize("defence", ["reverse", "gaussian-noise"])
+def test_what_people_lose_is_what_protection_says_it_costs(defence: str, plain: gro.Run, tmp_path: Path) -> None:
+    run = defended(plain, defence, tmp_path / "defended")
+    report = gro.evaluate(run=run.path, against=plain.path, seed=0).report
+    against = report["against"]
+    assert against["all"]["users"] == report["users"]
+    assert against["all"]["plain"] == plain.report["target"]["ndcg@10"]
+    assert against["all"]["served"] == report["target"]["ndcg@10"]
+    assert against["all"]["loss"] == pytest.approx(run.report["utility_loss"])
+    for kind in ("history_length", "next_item", "typicality"):
+        groups = against[kind].values()
+        assert sum(group["users"] for group in groups) == report["users"]
+        for figure in ("plain", "served"):
+            total = sum(group["users"] * group[figure] for group in groups)
+            assert total == pytest.approx(report["users"] * against["all"][figure])
+    assert against["typicality"]["least typical tenth"]["users"] == report["users"] // 10
+    alone = gro.evaluate(run=run.path, seed=0).report
+    assert alone == {name: value for name, value in report.items() if name != "against"}
+
+
+def test_nobody_loses_against_oneself(plain: gro.Run) -> None:
+    against = gro.evaluate(run=plain.path, against=plain.path).report["against"]
+    groups = [against.pop("all"), *(group for kind in against.values() for group in kind.values())]
+    assert {group["loss"] for group in groups} <= {0.0, None}
+    assert groups[0]["interval"] == [0.0, 0.0]
+
+
+def test_what_people_lose_follows_the_seed_in_its_intervals_alone(plain: gro.Run, tmp_path: Path) -> None:
+    run = defended(plain, "reverse", tmp_path / "defended").path
+    one, other = (gro.evaluate(run=run, against=plain.path, seed=seed).report["against"]["all"] for seed in (1, 2))
+    assert one.pop("interval") != other.pop("interval")
+    assert one == other
+
+
+def test_what_is_compared_with_must_be_a_plain_target_of_the_same_items(
+    plain: gro.Run, tmp_path: Path, tiny: Sequences
+) -> None:
+    changed = Sequences(tiny.name, tiny.indptr, np.roll(tiny.items, 1), tiny.item_tokens, tiny.user_tokens)
+    elsewhere = write(tmp_path / "b", changed)
+    other = gro.train(dataset="ring", data_path=elsewhere, **SMALL, k=5, epochs=1, out=tmp_path / "other")
+    with pytest.raises(ArtifactError, match=r"other: made from other interactions than ring"):
+        gro.evaluate(run=plain.path, against=other.path)
+    with pytest.raises(ArtifactError, match=r"defended: has a defence already; give the plain target"):
+        gro.evaluate(run=plain.path, against=defended(plain, "reverse", tmp_path / "defended").path)
+    with pytest.raises(ArtifactError, match="nowhere"):
+        gro.evaluate(run=plain.path, against=tmp_path / "nowhere")
+    made = artifacts.load(plain.path)
+    artifacts.save(
+        tmp_path / "renamed",
+        model=made.model,
+        settings=made.manifest.model,
+        item_tokens=np.roll(made.item_tokens, 1),
+        dataset=made.manifest.dataset.model_dump(),
+        seed=0,
+        command=made.manifest.settings,
+        metrics=made.manifest.metrics,
+    )
+    with pytest.raises(ArtifactError, match=r"renamed: has another catalogue than ring"):
+        gro.evaluate(run=plain.path, against=tmp_path / "renamed")
 
 
 LEARNING: dict[str, Any] = {"calls": 200, **THIEF.model_dump(include={"hidden_size", "epochs", "batch_size"})}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from gro.config import ModelSettings
 from gro.data import Sequences
-from gro.evaluation import shared_by_popularity, theft_report
+from gro.evaluation import loss_report, shared_by_popularity, theft_report, utility_of, utility_report
 from gro.metrics import ndcg
+from gro.models import build
+from gro.ranking import ranks
+from gro.subgroups import group_loss, least_typical, typicality
 
 N_USERS, N_ITEMS = 40, 50
 UNIFORM = np.ones(N_ITEMS, np.int64)
@@ -90,3 +96,31 @@ def test_shares_by_popularity_are_those_of_a_loop(seed: int, k: int, most: int) 
             found[names[item]].append(item in other)
     expected = {name: float(np.mean(hits)) if hits else None for name, hits in found.items()}
     assert shared_by_popularity(ours, theirs, interactions) == expected
+
+
+def test_a_model_is_worth_what_its_places_are() -> None:
+    held_out = sequences().test
+    assert utility_report(Knows(9), held_out, seed=3) == utility_of(ranks(Knows(9), held_out), seed=3)
+
+
+def test_groups_of_a_loss_report_are_those_of_a_loop(tiny: Sequences) -> None:
+    plain = build(ModelSettings(hidden_size=8, inner_size=8, max_length=6), tiny.n_items).eval()
+    served = np.random.default_rng(0).integers(1, tiny.n_items + 1, tiny.n_users)
+    report = loss_report(plain, served, tiny, seed=5)
+    counts = np.bincount(np.concatenate([tiny.history(user)[:-2] for user in range(tiny.n_users)]), minlength=21)
+    ranked = sorted(range(1, 21), key=lambda item: (-counts[item], item))
+    unusual = least_typical(typicality(plain, tiny.test))
+    members: dict[tuple[str, ...], list[int]] = {("all",): [*range(tiny.n_users)]}
+    for user in range(tiny.n_users):
+        *before, following = tiny.history(user).tolist()
+        more = sum(counts[item] for item in ranked[: ranked.index(following)]) / counts.sum()
+        length = "at most 10" if len(before) <= 10 else "11 to 20"
+        popularity = "head" if more < 1 / 3 else "middle" if more < 2 / 3 else "tail"
+        typical = "least typical tenth" if unusual[user] else "rest"
+        for group in (("history_length", length), ("next_item", popularity), ("typicality", typical)):
+            members.setdefault(group, []).append(user)
+    before, after = ndcg(ranks(plain, tiny.test), 10), ndcg(served, 10)
+    found: dict[tuple[str, ...], Any] = {("all",): report.pop("all")}
+    found |= {(kind, name): group for kind, groups in report.items() for name, group in groups.items()}
+    assert found == {group: group_loss(before[users], after[users], seed=5) for group, users in members.items()}
+    assert len(members) == 8

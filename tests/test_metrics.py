@@ -18,6 +18,7 @@ from gro.metrics import (
     advantage_intervals,
     agreement,
     hit_rate,
+    loss_interval,
     mean_interval,
     ndcg,
     rbo,
@@ -194,6 +195,40 @@ def test_advantage_interval_is_unbounded_where_the_target_may_be_no_better_than_
     assert advantage_interval(surrogate, target, target) == (-math.inf, math.inf)
     noisy = target + np.random.default_rng(7).normal(scale=2, size=100)
     assert advantage_interval(surrogate, floor, noisy) == (-math.inf, math.inf)
+
+
+def gains(rng: np.random.Generator, n: int) -> list[npt.NDArray[np.float64]]:
+    """Per-user gains before and after, some of them 0, whose means are 1 and 0.8."""
+    before = rng.exponential(size=n) * (rng.random(n) < 0.5) * 2
+    return [before, before * rng.uniform(0.6, 1.0, n)]
+
+
+def test_loss_interval_covers_the_loss_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(10)
+    intervals = [loss_interval(*gains(rng, 150), seed=trial, n_resamples=500) for trial in range(300)]
+    covered = np.mean([low <= 0.2 <= high for low, high in intervals])
+    assert covered == pytest.approx(0.94, abs=4 * math.sqrt(0.06 * 0.94 / 300))
+
+
+def test_loss_interval_redraws_the_same_users_before_and_after() -> None:
+    before, after = gains(np.random.default_rng(11), 100)
+    assert loss_interval(before, 0.75 * before) == pytest.approx((0.25, 0.25))
+    assert loss_interval(before, 2 * before) == pytest.approx((-1, -1))
+    low, high = loss_interval(before, after)
+    assert low < 1 - after.mean() / before.mean() < high
+    apart = loss_interval(before, after[::-1].copy())
+    assert apart.high - apart.low > 3 * (high - low)
+
+
+def test_draws_of_users_who_had_nothing_are_left_out_of_a_loss_interval() -> None:
+    before = np.array([0.0, 1.0, 0.0])  # 8 of 27 draws
+    assert loss_interval(before, before / 2) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize(("before", "said"), [([1.0], "two or more users"), ([0.0, 0.0], "needs plain gains above 0")])
+def test_loss_interval_needs_two_users_and_something_to_lose(before: list[float], said: str) -> None:
+    with pytest.raises(GroError, match=said):
+        loss_interval(np.array(before), np.array(before))
 
 
 @given(st.integers(0, 1000))

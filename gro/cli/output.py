@@ -42,10 +42,15 @@ def show(output: Output, report: Mapping[str, Any], title: str, columns: Sequenc
     if output.json_:
         sys.stdout.write(f"{json.dumps(_finite(report), indent=2, allow_nan=False)}\n")
     else:
-        console = Terminal()
-        console.print(title, soft_wrap=True)
-        console.print(_table(columns, rows, plain=not console.is_terminal))
+        print_table(title, columns, rows)
     return 0
+
+
+def print_table(title: str, columns: Sequence[str], rows: Rows) -> None:
+    """Print the title and a table."""
+    console = Terminal()
+    console.print(title, soft_wrap=True)
+    console.print(_table(columns, rows, plain=not console.is_terminal))
 
 
 def percent(value: float | None, interval: Interval = None) -> str:

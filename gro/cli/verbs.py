@@ -7,7 +7,7 @@ from typing import Any
 
 from gro import api, theft
 from gro.artifacts import MANIFEST
-from gro.cli.output import percent, show
+from gro.cli.output import percent, print_table, show
 from gro.cli.progress import watch
 from gro.cli.settings import Output
 from gro.config import AttackCommand, ProtectCommand, TrainCommand
@@ -19,6 +19,8 @@ from gro_surrogates.cards import thief_settings
 Values = Mapping[str, Any]
 
 UTILITY = {"hr@10": "HR@10 %", "hr@20": "HR@20 %", "ndcg@10": "NDCG@10 %", "ndcg@20": "NDCG@20 %"}
+GROUPS = {"history_length": "items before", "next_item": "next item", "typicality": "history"}
+LOSSES = ("people", "users", "plain NDCG@10 %", "NDCG@10 %", "loss %")
 
 
 def train(settings: Values, output: Output) -> int:
@@ -45,11 +47,15 @@ def protect(settings: Values, output: Output) -> int:
 
 
 def evaluate(settings: Values, output: Output) -> int:
-    """Measure a run's utility."""
+    """Measure a run's utility, and who pays for its defence where it is compared with a plain target."""
     run = api.evaluate(**settings)
     report = {"run": str(run.path), **run.report}
     rows = [_row("target", report["target"]), _row("floor (popularity)", report["floor"])]
-    return show(output, report, title(report), ("", *UTILITY.values()), rows)
+    show(output, report, title(report), ("", *UTILITY.values()), rows)
+    if "against" in report and not output.json_:
+        heading = f"\nwhat people lose against {settings['against']}, in % of NDCG@10"
+        print_table(heading, LOSSES, [*_losses(report["against"])])
+    return 0
 
 
 def attack(settings: Values, output: Output) -> int:
@@ -97,6 +103,14 @@ def _headlines(report: Values) -> Iterator[str]:
     yield f"loss of NDCG in %: {losses}"
     if privacy := report.get("privacy"):
         yield f"differential privacy of a user: epsilon {privacy['epsilon']:.2f} at delta {privacy['delta']:.1e}"
+
+
+def _losses(found: Values) -> Iterator[tuple[str, ...]]:
+    """What all people lose, and each group of them."""
+    groups = {f"{kind}: {name}": group for key, kind in GROUPS.items() for name, group in found[key].items()}
+    for name, group in {"all": found["all"], **groups}.items():
+        means = percent(group["plain"]), percent(group["served"])
+        yield name, f"{group['users']:,}", *means, percent(group["loss"], group["interval"])
 
 
 def _row(name: str, figures: Values) -> tuple[str, ...]:

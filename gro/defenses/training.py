@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+from torch import Tensor
+
 from gro.config import ProtectionSettings, Settings
 from gro.data import Sequences
 from gro.metrics import ndcg, utility
-from gro.models import StateRecommender, build
+from gro.models import StateRecommender, TrainableRecommender, build
 from gro.models.base import device_of
 from gro.optimizer.adversarial import AdversarialSettings, fit_adversarial
 from gro.optimizer.ensemble import EnsembleSettings, KeyedEnsemble, build_ensemble, fit_ensemble
@@ -20,7 +23,10 @@ from gro.optimizer.private import PrivateSettings, fit_private
 from gro.optimizer.protect import Protection
 from gro.optimizer.staged import Staged, StagedSettings, build_staged, fit_staged
 from gro.ranking import ranks
+from gro.serving import RankingService
 from gro.training import Log, Progress
+from gro_surrogates.queries import ask
+from gro_surrogates.strategies import DATA_FREE
 
 
 class PaperTraining(Settings):
@@ -108,10 +114,16 @@ class Training:
     def _protected(self) -> Trained:
         settings = self.settings
         target = self._untrained() if settings.from_scratch else deepcopy(self.plain)
-        student = self._untrained(model=settings.student or settings.model, seed=settings.seed + 1)
+        student, *others = (
+            self._untrained(model=name, seed=settings.seed + i) for i, (name, _) in enumerate(settings.taught, start=1)
+        )
         plain_ndcg = float(ndcg(ranks(self.plain, self.sequences.valid), 10).mean()) or 1.0
-        log = Protection(target, student, self.sequences, settings, plain_ndcg, **self._kept).run()
-        return Trained(target, {"student": utility(ranks(student, self.sequences.test)), **_ended(log)})
+        protection = Protection(
+            target, student, self.sequences, settings, plain_ndcg, others=others, thieves=thieves, **self._kept
+        )
+        log = protection.run()
+        best, _ = protection.best_student()
+        return Trained(target, {"student": utility(ranks(best, self.sequences.test)), **_ended(log)})
 
     def _untrained(self, **changes: Any) -> StateRecommender:
         settings = self.settings.model_copy(update=changes)
@@ -120,6 +132,14 @@ class Training:
     @property
     def _kept(self) -> dict[str, Any]:
         return {"folder": self.folder, "progress": self.progress}
+
+
+def thieves(target: TrainableRecommender, count: int, k: int, seed: int) -> Tensor:
+    """Histories of a mix of data-free thieves; see :class:`gro.optimizer.queries.Thieves`."""
+    generator = torch.Generator().manual_seed(seed)
+    service, length = RankingService(target, k), target.max_length
+    answers = ask(service, DATA_FREE["mix"](1.0), target.n_items, count * length, length, generator=generator)
+    return answers.histories[torch.randperm(len(answers.histories), generator=generator)]
 
 
 def untrained(

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from torch import Tensor
+
 from gro.config import ProtectionSettings
 from gro.data import Sequences
+from gro.data.windows import Windows
+from gro.errors import ConfigError
 from gro.metrics import agreement, ndcg
 from gro.models import TrainableRecommender
 from gro.models.base import device_of
 from gro.optimizer.gro import GRO
 from gro.optimizer.plain import training_pass
+from gro.optimizer.queries import MOST, Thieves, attacked
 from gro.ranking import lists, ranks
 from gro.training import Log, Progress, Trainer
 
@@ -35,6 +40,8 @@ class Protection:
         plain_ndcg: validation NDCG@10 of the plain target.
         folder: where the resumable state is kept.
         progress: receives steps and epochs.
+        others: further students, as ``student``; of all of them the one that ranks best is judged.
+        thieves: grow histories against the target before every epoch, where the settings want them.
     """
 
     target: TrainableRecommender
@@ -44,13 +51,21 @@ class Protection:
     plain_ndcg: float
     folder: Path | None
     progress: Progress
+    others: Sequence[TrainableRecommender] = ()
+    thieves: Thieves | None = None
 
     def run(self) -> Log:
-        """Protect the target; it is left with the weights of the best epoch."""
+        """Protect the target; it is left with the weights of the best epoch.
+
+        Raises:
+            ConfigError: the settings want thieves or students that are not there.
+        """
+        self._require_all()
+        students = self._gro.students
         epochs = self.settings.warm_up_epochs + self.settings.protect_epochs
         trainer = Trainer(
-            modules={"target": self.target, "student": self.student},
-            optimizers=[self._gro.target_optimizer, self._gro.student_optimizer],
+            modules={"target": self.target, **{_name(i): each.model for i, each in enumerate(students)}},
+            optimizers=[self._gro.target_optimizer, *(each.optimizer for each in students)],
             epochs=epochs,
             patience=0,
             seed=self.settings.seed,
@@ -61,9 +76,22 @@ class Protection:
         )
         return trainer.run(self._epoch, self._validate)
 
+    def best_student(self) -> tuple[TrainableRecommender, float]:
+        """The student that ranks validation items best, and its NDCG@10."""
+        students = (self.student, *self.others)
+        found = [float(ndcg(ranks(each, self.sequences.valid), 10).mean()) for each in students]
+        return students[found.index(max(found))], max(found)
+
     @cached_property
     def _gro(self) -> GRO:
-        return GRO(self.target, self.student, self.settings)
+        return GRO(self.target, self.student, self.settings, self.others)
+
+    def _require_all(self) -> None:
+        wanted, given = len(self.settings.taught), 1 + len(self.others)
+        if wanted != given:
+            raise ConfigError(f"the settings name {wanted} students; {given} are given")
+        if self.settings.queries != "real" and self.thieves is None:
+            raise ConfigError(f"queries are {self.settings.queries!r}, which needs thieves; none are given")
 
     def _epoch(self, log: Log, seed: int) -> Iterator[float]:
         device = device_of(self.target)
@@ -71,12 +99,21 @@ class Protection:
         warming_up = self._warming_up(log)
         swap_weight = self._swap_weight(log)
         self.target.train(not warming_up)
-        for done, batch in enumerate(windows, start=1):
+        for done, (batch, asked) in enumerate(zip(windows, self._asked(windows, seed), strict=True), start=1):
+            items, instead = batch.items.to(device), asked if asked is None else asked.to(device)
             if warming_up:
-                self._gro.warm_up(batch.items.to(device))
+                self._gro.warm_up(items if instead is None else instead)
             else:
-                self._gro.step(batch.items.to(device), swap_weight, batch.context.to(device))
+                self._gro.step(items, swap_weight, batch.context.to(device), instead)
             yield done / len(windows)
+
+    def _asked(self, windows: list[Windows], seed: int) -> Iterable[Tensor | None]:
+        """The histories that are attacked with each batch; none where they are the windows themselves."""
+        if self.settings.queries == "real" or self.thieves is None:
+            return [None] * len(windows)
+        count = min(MOST, sum(len(items) for items, _ in windows))
+        histories = self.thieves(self.target, count, self.settings.k, seed)
+        return attacked(windows, histories, real=self.settings.queries == "both")
 
     def _warming_up(self, log: Log) -> bool:
         return len(log.figures) < self.settings.warm_up_epochs
@@ -90,12 +127,11 @@ class Protection:
         return weight
 
     def _validate(self, log: Log) -> tuple[float, dict[str, float]]:
-        target, student = (
-            float(ndcg(ranks(model, self.sequences.valid), 10).mean()) / self.plain_ndcg
-            for model in (self.target, self.student)
-        )
+        target = float(ndcg(ranks(self.target, self.sequences.valid), 10).mean()) / self.plain_ndcg
+        best, student = self.best_student()
+        student /= self.plain_ndcg
         k = min(10, self.target.n_items)
-        ours, theirs = (lists(model, self.sequences.valid, k) for model in (self.target, self.student))
+        ours, theirs = (lists(model, self.sequences.valid, k) for model in (self.target, best))
         figures = {
             "swap_weight": 0.0 if self._warming_up(log) else self._swap_weight(log),
             "utility_loss": 1 - target,
@@ -108,3 +144,7 @@ class Protection:
         if self._warming_up(log):
             return -2.0
         return target - student if 1 - target <= self.settings.utility_budget else target - 2.0
+
+
+def _name(student: int) -> str:
+    return f"student-{student}" if student else "student"

@@ -104,6 +104,27 @@ def test_evaluate(gro: Gro, plain: Path) -> None:
     assert "floor (popularity)" in gro("evaluate", plain).out
 
 
+def test_evaluate_against_a_plain_target(gro: Gro, data_path: Path, learnt: Path, tmp_path: Path) -> None:
+    where = ("--dataset", "tiny", "--data-path", data_path, "--from", learnt, "--out", tmp_path / "run")
+    gro("protect", *where, *TINY, "--defence", "reverse", "--quiet")
+    found = gro("evaluate", tmp_path / "run", "--against", learnt, "--json").json["against"]
+    assert list(found) == ["all", "history_length", "next_item", "typicality"]
+    assert found["history_length"] == {"at most 10": found["all"]}
+    lines = gro("evaluate", tmp_path / "run", "--against", learnt).out.splitlines()
+    start = lines.index("") + 1
+    assert lines[start] == f"what people lose against {learnt}, in % of NDCG@10"
+    names = ["all", "items before: at most 10", *(f"next item: {third}" for third in found["next_item"])]
+    rows = [line.split("  ")[0] for line in lines[start + 2 :]]
+    assert rows == [*names, "history: least typical tenth", "history: rest"]
+    group = found["all"]
+    low, high = (f"{100 * bound:.1f}" for bound in group["interval"])
+    figures = [f"{100 * group[name]:.2f}" for name in ("plain", "served", "loss")]
+    assert lines[start + 2].split() == ["all", "60", *figures, f"[{low},", f"{high}]"]
+    refused = gro("evaluate", learnt, "--against", tmp_path / "run", "--quiet")
+    assert refused.code == 2
+    assert "run: has a defence already; give the plain target that it was made from" in refused.line
+
+
 def test_attack(gro: Gro, plain: Path, tmp_path: Path) -> None:
     arguments = ("attack", plain, "--calls", 200, "--epochs", 1, "--sequence-length", 10, "--out", tmp_path / "theft")
     answer = gro(*arguments, "--json")
