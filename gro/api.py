@@ -15,6 +15,7 @@ import numpy as np
 from gro import artifacts
 from gro.artifacts import Artifact
 from gro.config import (
+    GRO_SWITCHES,
     EvaluateCommand,
     ModelSettings,
     ProtectCommand,
@@ -48,6 +49,8 @@ def complete(command: type[SettingsT], settings: Mapping[str, Any]) -> SettingsT
     suggested: dict[str, Any] = dict(card.suggested) if card else {}
     if plain := settings.get("from") or settings.get("from_"):
         suggested |= artifacts.load(Path(plain)).manifest.model.model_dump()
+    if GRO_SWITCHES & settings.keys():
+        suggested["defence"] = "gro"
     known = {name: value for name, value in suggested.items() if name in command.model_fields}
     return command.make({**known, **settings})
 
@@ -65,7 +68,7 @@ def train(progress: Progress | None = None, **settings: Any) -> Run:
 
 
 def protect(progress: Progress | None = None, **settings: Any) -> Run:
-    """Put a defence on a recommender, GRO unless another is named; see :class:`gro.config.ProtectCommand`.
+    """Put a defence on a recommender; see :class:`gro.config.ProtectCommand`.
 
     Starts from the plain target ``from_``, or trains one as ``OUT.plain``. Resumes like :func:`train`. The report's
     "target" is measured as it will be served, its "utility_loss_at" says what the defence costs at every cutoff.
@@ -93,7 +96,7 @@ def protect(progress: Progress | None = None, **settings: Any) -> Run:
         folder=command.out,
         progress=progress or Quiet(),
     )(defence.training)
-    defence = defence.fitted(trained.target, sequences)
+    defence = defence.fitted(trained.target, sequences, command.utility_budget)
     target = defence.before(trained.target, command.k, command.seed)
     before, after = (ranks(model, sequences.test) for model in (plain, target))
     losses = {str(cutoff): _lost(before, after, cutoff) for cutoff in (*CUTOFFS, 50, 100) if cutoff <= k}
@@ -199,10 +202,11 @@ def _require_possible_k(command: TrainCommand | ProtectCommand, sequences: Seque
 
 
 def _require_meant(settings: Mapping[str, Any], defence: Defence) -> None:
-    """Refuse switches of GRO that a defence which does not train by it would ignore."""
-    switches = ProtectionSettings.model_fields.keys() - TrainingSettings.model_fields.keys()
-    if not isinstance(defence.training, PaperTraining) and (given := sorted(switches & settings.keys())):
+    """Refuse settings that the defence would ignore."""
+    if not isinstance(defence.training, PaperTraining) and (given := sorted(GRO_SWITCHES & settings.keys())):
         raise ConfigError(f"{given[0]} is a switch of GRO, by which the defence '{defence.name}' does not train")
+    if "utility_budget" in settings and not defence.spends:
+        raise ConfigError(f"the defence '{defence.name}' has no use for a utility_budget; leave it out")
 
 
 def _lost(before: IntArray, after: IntArray, k: int) -> float | None:

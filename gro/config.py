@@ -196,8 +196,9 @@ class ProtectionSettings(TrainingSettings):
     """m2 of the student's ranking loss."""
     positions: PositiveInt = 16
     """Prefixes per window whose lists are attacked in a step."""
-    utility_budget: Annotated[float, Field(gt=0, le=1)] = 0.05
-    """Largest relative loss of validation NDCG@10; 1 spends whatever the weight takes, as the paper does."""
+    utility_budget: Annotated[float, Field(gt=0, le=1)] = 0.02
+    """Largest relative loss of NDCG@10: GRO measures it on validation items, and 1 lets it spend whatever the weight
+    takes, as the paper does; the gate measures it on people whom its witness does not know."""
     from_scratch: bool = False
     """Start from an untrained target instead of the plain one."""
 
@@ -228,6 +229,10 @@ def _require_choice(student: str, what: str, given: str, known: tuple[str, ...])
         raise ValueError(f"the {what} of {student!r} is not one of {', '.join(known)}.{nearest(given, known)}")
 
 
+GRO_SWITCHES = ProtectionSettings.model_fields.keys() - TrainingSettings.model_fields.keys() - {"utility_budget"}
+"""Settings that only GRO has."""
+
+
 class DeviceSettings(Settings):
     """Where to compute."""
 
@@ -249,8 +254,8 @@ class ProtectCommand(DataSettings, ProtectionSettings, DeviceSettings):
     """Folder of the artifact; until it is done, of the state to resume from."""
     from_: Annotated[Path | None, Field(alias="from")] = None
     """Artifact of the plain target; unset trains one as OUT.plain first."""
-    defence: str = "gro"
-    """Card of the defence, by name or as a file; the settings of GRO are for defences that train by it."""
+    defence: str = "gated"
+    """Card of the defence, by name or as a file; unset is gro where one of the settings that only GRO has is given."""
 
 
 class EvaluateCommand(DeviceSettings):

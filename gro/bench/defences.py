@@ -32,7 +32,7 @@ def answering(name: str) -> Measured:
     model = build(TrainingSettings(max_length=LENGTH), N_ITEMS).eval()
     sequences = _interactions()
     histories = torch.from_numpy(sequences.items).long().view(TOGETHER, -1)[:, :LENGTH]
-    parts = cards.read(name).fitted(model, sequences).parts
+    parts = cards.read(name).fitted(model, sequences, 1.0).parts
     defended, plain = (Defended(model, each, K, secret=SECRET, per_history=True) for each in (parts, ()))
     ours, theirs = paired(lambda: defended.lists(histories), lambda: plain.lists(histories), repeats=9)
     return costs(1000 * ours / TOGETHER, 1000 * theirs / TOGETHER, "ms")

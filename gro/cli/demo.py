@@ -10,7 +10,7 @@ from gro import api
 from gro.cli.output import percent, show
 from gro.cli.progress import watch
 from gro.cli.settings import DemoCommand, Output
-from gro.cli.verbs import rob, stolen, title
+from gro.cli.verbs import rob, stolen, title, trainings
 from gro.config import DataSettings, ProtectCommand, TrainingSettings
 from gro.runs import Run
 
@@ -39,10 +39,10 @@ def _runs(command: DemoCommand, output: Output) -> dict[str, Run]:
     fields = DataSettings.model_fields | TrainingSettings.model_fields
     common = {name: value for name, value in command if name in fields} | {"device": command.device}
     plain, protected = command.out / "plain", command.out / "protected"
-    protection = api.complete(ProtectCommand, {**common, "out": protected})
-    with watch(output, "plain target", [protection.epochs]) as progress:
+    first_epochs, *own = trainings(api.complete(ProtectCommand, {**common, "out": protected}))
+    with watch(output, "plain target", [first_epochs]) as progress:
         first = api.train(progress=progress, **common, out=plain)
-    with watch(output, "protected target", [protection.warm_up_epochs + protection.protect_epochs]) as progress:
+    with watch(output, "protected target", own) as progress:
         second = api.protect(progress=progress, **common, out=protected, from_=plain)
     return {"plain": first, "protected": second}
 

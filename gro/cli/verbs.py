@@ -34,7 +34,7 @@ def train(settings: Values, output: Output) -> int:
 
 def protect(settings: Values, output: Output) -> int:
     """Train a protected target."""
-    with watch(output, "protection", _trainings(api.complete(ProtectCommand, settings))) as progress:
+    with watch(output, "protection", trainings(api.complete(ProtectCommand, settings))) as progress:
         run = api.protect(progress=progress, **settings)
     report = {"run": str(run.path), **run.report}
     models = {"plain target": "plain", "protected target": "target", "student": "student"}
@@ -118,8 +118,8 @@ def _row(name: str, figures: Values) -> tuple[str, ...]:
     return (name, *(percent(figures[key], intervals.get(key)) for key in UTILITY))
 
 
-def _trainings(command: ProtectCommand) -> list[int]:
+def trainings(command: ProtectCommand) -> list[int]:
     """Most epochs of the trainings that ``gro protect`` runs: the plain target's, unless it is there, and its own."""
     plain = command.out.with_name(f"{command.out.name}.plain")
     own = most_epochs(defences.read(command.defence).training, command)
-    return [*([] if command.from_ or (plain / MANIFEST).exists() else [command.epochs]), *([own] if own else [])]
+    return [*([] if command.from_ or (plain / MANIFEST).exists() else [command.epochs]), *own]

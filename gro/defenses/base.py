@@ -59,6 +59,9 @@ class Part(Settings):
     reads_secret: ClassVar[bool] = False
     """Whether the part uses :attr:`Answer.secret`, on which then depends how well it protects."""
 
+    spends: ClassVar[bool] = False
+    """Whether the part measures by a utility budget how far it may go."""
+
     @classmethod
     def name(cls) -> str:
         """What the part is called in a card: the value of its field "kind"."""
@@ -79,8 +82,14 @@ class Part(Settings):
             ConfigError: it cannot.
         """
 
-    def fitted(self, model: Recommender, sequences: Sequences) -> Self:
-        """Return this part with what it has to measure on the owner's interactions before it can serve."""
+    def fitted(self, model: Recommender, sequences: Sequences, utility_budget: float = 1.0) -> Self:
+        """Return this part with what it has to measure on the owner's interactions before it can serve.
+
+        Args:
+            model: what the part will stand before.
+            sequences: the owner's interactions.
+            utility_budget: largest relative loss of NDCG@10, for a part that :attr:`spends` it.
+        """
         return self
 
 

@@ -18,7 +18,7 @@ from gro.defenses.misinformation import Misinformation
 from gro.defenses.pipeline import Defended
 from gro.defenses.redirection import Redirection
 from gro.defenses.scores import GaussianNoise, HighConfidence, ReverseSigmoid, Rounding
-from gro.defenses.training import TRAININGS, untrained
+from gro.defenses.training import TRAININGS, PaperTraining, untrained
 from gro.errors import ConfigError, nearest
 from gro.models import Recommender
 
@@ -91,9 +91,14 @@ class Defence:
             raise ConfigError(f"defence '{self.name}': {error}") from None
         return target.k if isinstance(target, Defended) else settings.k
 
-    def fitted(self, model: Recommender, sequences: Sequences) -> Defence:
-        """The defence of one target: its parts measured on the owner's interactions."""
-        return replace(self, parts=tuple(part.fitted(model, sequences) for part in self.parts))
+    @property
+    def spends(self) -> bool:
+        """Whether the defence keeps to a utility budget."""
+        return isinstance(self.training, PaperTraining) or any(part.spends for part in self.parts)
+
+    def fitted(self, model: Recommender, sequences: Sequences, utility_budget: float) -> Defence:
+        """The defence of one target: its parts measured on the owner's interactions, under a budget."""
+        return replace(self, parts=tuple(part.fitted(model, sequences, utility_budget) for part in self.parts))
 
     def before(self, model: Recommender, k: int, seed: int) -> Recommender:
         """Put the parts before a model whose lists have ``k`` items; where there are none it is the model itself.

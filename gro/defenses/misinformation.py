@@ -40,7 +40,7 @@ class Misinformation(ListPart):
     threshold: float | None = None
     """Least plausibility that is served the truth, in nats per item; measured when the target is protected."""
 
-    def fitted(self, model: Recommender, sequences: Sequences) -> Self:
+    def fitted(self, model: Recommender, sequences: Sequences, utility_budget: float = 1.0) -> Self:
         """See :meth:`gro.defenses.base.Part.fitted`.
 
         Raises:

@@ -45,7 +45,7 @@ def shadow_targets(
     fit(plain, sequences, settings, folder=None, progress=Quiet())
     own = replace(defence, secret=None).keyed(sequences, seed)
     target = Training(plain, sequences, settings, own.key, None, Quiet())(own.training).target
-    return plain, own.fitted(target, sequences).before(target, settings.k, seed)
+    return plain, own.fitted(target, sequences, settings.utility_budget).before(target, settings.k, seed)
 
 
 def _sequences(histories: Tensor, n_items: int) -> Sequences:

@@ -159,16 +159,18 @@ def untrained(
     return hookable(model) if isinstance(training, PrivateSettings) else model
 
 
-def most_epochs(training: Settings | None, settings: ProtectionSettings) -> int:
-    """Most epochs of a training; 0 where the plain target is kept."""
+def most_epochs(training: Settings | None, settings: ProtectionSettings) -> list[int]:
+    """Most epochs of each pass of training, in turn; none where the plain target is kept."""
     match training:
         case None:
-            return 0
+            return []
         case PaperTraining():
-            return settings.warm_up_epochs + settings.protect_epochs
-        case EnsembleSettings() | StagedSettings():
-            return settings.epochs
-    return int(training.epochs)  # type: ignore[attr-defined]
+            return [settings.warm_up_epochs + settings.protect_epochs]
+        case EnsembleSettings():
+            return [settings.epochs]
+        case StagedSettings():
+            return [settings.epochs, settings.epochs]
+    return [int(training.epochs)]  # type: ignore[attr-defined]
 
 
 def _ended(log: Log) -> dict[str, Any]:

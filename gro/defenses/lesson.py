@@ -1,0 +1,201 @@
+"""How the gate learns: from histories of people whom the witness does not know, and of thieves who ask the service.
+
+No gate stands before the service while the thieves ask: until a history looks false the answers are the same, and
+once it does the verdict stays. Some begin with what people did, as those do who hold a part of the real histories.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gro.data import Sequences
+from gro.defenses.witness import READERS, Network, features, gains, suspicions
+from gro.errors import DataError
+from gro.models import padded
+from gro.models.base import device_of, lengths
+from gro.optimizer.staged import HELD, Staged, witnesses
+from gro.ranking import evaluating, top_k
+from gro_surrogates.strategies import Agent, Autoregressive, Coverage, Mimic, Random, RankBiased, Strategy
+
+if TYPE_CHECKING:
+    from gro.defenses.gate import Gate
+
+THIEVES: Final[tuple[Callable[[], Strategy], ...]] = (
+    Random,
+    Autoregressive,
+    Coverage,
+    Agent,
+    partial(RankBiased, 0.5),
+    partial(RankBiased, 1.0),
+    partial(Mimic, 0.3, 0.4),
+    partial(Mimic, 0.5, 0.6),
+    partial(Mimic, 1.0, 0.8),
+)
+"""Whom the gate learns to know; of those who need nothing but the catalogue."""
+GOING_ON: Final[tuple[Callable[[], Strategy], ...]] = (Random, Autoregressive, partial(RankBiased, 1.0))
+"""How thieves go on who begin with what people did."""
+WINDOWS, MOST = 12, 4000
+"""Parts of each history that are learnt, and of all, about."""
+LAST: Final = 10
+"""Items at the end of each part by which it is measured what people lose."""
+EPOCHS, BATCH, RATE = 25, 128, 3e-3
+"""Of the network; the rate falls to 0."""
+
+
+class Begun:
+    """Begins with the first items of real histories and lets another strategy go on.
+
+    Args:
+        held: real histories ``[H, L]``, right-padded.
+        then: chooses the items that come after the real ones.
+    """
+
+    together = 64
+
+    def __init__(self, held: Tensor, then: Strategy) -> None:
+        self._held, self._then = held, then
+
+    def start(self, size: int, n_items: int, generator: torch.Generator) -> Tensor:
+        """Begin with as many items of each, a number that is drawn for the batch."""
+        length = lengths(self._held)
+        part = int(torch.randint(1, int(length.max()), (1,), generator=generator))
+        enough = self._held[length >= part, :part]
+        self._then.start(size, n_items, generator)
+        return enough[torch.randint(len(enough), (size,), generator=generator)]
+
+    def pick(self, histories: Tensor, lists: Tensor, n_items: int, generator: torch.Generator) -> Tensor:
+        """Let the other go on."""
+        return self._then.pick(histories, lists, n_items, generator)
+
+
+class Lesson:
+    """What the gate learns from, and the learning.
+
+    Attributes:
+        people: what is read of parts of real histories ``[N, T, 12]``.
+        fold: the network that does not learn from each ``[N]``; all parts of one history have the same.
+    """
+
+    def __init__(self, model: Staged, sequences: Sequences, gate: Gate) -> None:
+        self.model, self.gate = model, gate
+        seed = int.from_bytes(hashlib.blake2b(sequences.digest.encode(), digest_size=7).digest(), "little")
+        self.generator, self.rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
+        windows, self.fold = self._windows(sequences)
+        if len(self.fold.unique()) < READERS:
+            raise DataError(
+                f"{sequences.name}: the gate learns from people with more than {model.short + HELD} interactions; "
+                "there are too few: protect it otherwise, such as by --defence gro, or lower 'short'"
+            )
+        self.people, self.held = self._read(windows), windows[:, :-1]
+
+    def learnt(self, utility_budget: float) -> dict[str, str | float]:
+        """Weights, and the threshold: the lowest that takes no more from people than it may.
+
+        Everybody is judged by the network that has not learnt from him.
+        """
+        network = self._taught(*map(torch.cat, zip(*(self._theft(make()) for make in self._thieves()), strict=True)))
+        with torch.no_grad():
+            logits = network.opinions(self.people)[self.fold, torch.arange(len(self.fold))]
+        found = suspicions(logits, self.people, self.model.short)
+        rarely = float(found[:, -1].quantile(1 - self.gate.false_alarms, interpolation="higher"))
+        threshold = max(rarely, affordable(found, self.people, utility_budget))
+        return {"weights": network.written(), "threshold": threshold}
+
+    def _windows(self, sequences: Sequences) -> tuple[Tensor, Tensor]:
+        """Parts of histories ``[N, T]``, half of them from the beginning, and the fold of each ``[N]``."""
+        unknown = self.rng.permutation(np.setdiff1d(np.arange(sequences.n_users), witnesses(sequences)))
+        longest, found, folds = self.model.max_length, list[Tensor](), list[int]()
+        count = min(WINDOWS, max(1, MOST // max(1, len(unknown))))
+        for user in unknown:
+            history = torch.from_numpy(sequences.history(int(user))[:-HELD].astype(np.int64))
+            if len(history) <= self.model.short:
+                continue
+            begins = self.rng.integers(0, max(1, len(history) - longest), count) * self.rng.integers(0, 2, count)
+            folds += [len(found) // count % READERS] * count
+            found += [history[begin : begin + longest] for begin in begins.tolist()]
+        return padded(found) if found else torch.empty(0, longest, dtype=torch.int64), torch.tensor(folds)
+
+    def _thieves(self) -> list[Callable[[], Strategy]]:
+        return [*THIEVES, *(partial(Begun, self.held, then()) for then in GOING_ON)]
+
+    def _read(self, histories: Tensor) -> Tensor:
+        short_of = self.model.max_length - histories.shape[1]
+        return F.pad(features(self.model, histories.to(device_of(self.model))), (0, 0, 0, short_of)).cpu()
+
+    def _theft(self, strategy: Strategy) -> tuple[Tensor, Tensor]:
+        """What is read of the histories of a thief, and with how many items each began.
+
+        Histories have ``max_length`` items: ``[N, max_length, 12]`` and ``[N]``.
+        """
+        model, found, begun = self.model, list[Tensor](), list[int]()
+        k = min(100, model.n_items)
+        with evaluating(model):
+            while (left := self.gate.thefts - len(begun)) > 0:
+                histories = strategy.start(min(left, strategy.together), model.n_items, self.generator)
+                begun += [histories.shape[1]] * len(histories)
+                while histories.shape[1] < model.max_length:
+                    lists = top_k(model.scores(histories.to(device_of(model))), k).cpu()
+                    following = strategy.pick(histories, lists, model.n_items, self.generator)
+                    histories = torch.cat([histories, following[:, None]], dim=1)
+                found.append(histories)
+        return self._read(torch.cat(found)), torch.tensor(begun)
+
+    def _taught(self, thefts: Tensor, begun: Tensor) -> Network:
+        """Train networks on equal shares of people and thieves, after every item behind those of beginners."""
+        with torch.random.fork_rng():
+            torch.manual_seed(int(self.generator.initial_seed() % (1 << 62)))
+            network = Network()
+            shown, weight = torch.cat([self.people, thefts]), self._weight(thefts, begun)
+            false = torch.cat([torch.zeros(len(self.people)), torch.ones(len(thefts))])
+            optimizer = torch.optim.Adam(network.parameters(), lr=RATE)
+            steps = [rows for _ in range(EPOCHS) for rows in torch.randperm(len(shown)).split(BATCH)]
+            falling = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, len(steps))
+            for rows in steps:
+                opinions, weights = network.opinions(shown[rows]), weight[:, rows]
+                truth = false[rows, None].expand_as(opinions)
+                losses = F.binary_cross_entropy_with_logits(opinions, truth, reduction="none") * weights
+                optimizer.zero_grad()
+                (losses.sum() / (weights > 0).sum().clamp(min=1)).backward()
+                optimizer.step()
+                falling.step()
+        return network.eval().requires_grad_(False)
+
+    def _weight(self, thefts: Tensor, begun: Tensor) -> Tensor:
+        """What the verdict after each item counts for each network ``[R, N, T]``.
+
+        People of its own fold count nothing, nor does what a thief took from real histories, his first ``begun`` items.
+        """
+        shown, place = torch.cat([self.people, thefts]).any(dim=2), torch.arange(self.people.shape[1])
+        own = torch.cat([torch.zeros(len(self.people)), begun.where(begun > 1, 0)])
+        counted = shown & (place >= self.model.short) & (place >= own[:, None])
+        taught = (self.fold != torch.arange(READERS)[:, None]).float()
+        share = torch.cat(
+            [taught / taught.sum(dim=1, keepdim=True), torch.full((READERS, len(thefts)), 1 / len(thefts))], 1
+        )
+        return share[:, :, None] * len(shown) / 2 * counted
+
+
+def affordable(found: Tensor, features: Tensor, budget: float) -> float:
+    """The lowest threshold above which people lose at most a part ``budget`` of the witness's NDCG@10.
+
+    It is measured at the last items of each history; an item is lost where its history looked false before it came.
+
+    Args:
+        found: highest logits so far ``[N, T]``; see :func:`gro.defenses.witness.suspicions`.
+        features: of the same histories ``[N, T, 12]``.
+        budget: from 0 to 1.
+    """
+    left = features.any(dim=2).flip(1).cumsum(dim=1).flip(1)
+    earned = (gains(features) * (left <= LAST))[:, 1:].flatten()
+    before, order = found[:, :-1].flatten().sort(descending=True)
+    spent = earned[order].cumsum(dim=0)
+    too_much = before[spent > budget * spent[-1]]
+    return float(too_much[0]) if len(too_much) else -torch.inf

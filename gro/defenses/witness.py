@@ -1,0 +1,128 @@
+"""What the gate reads of a history, and the network that judges it.
+
+A history is told by how two models take it, not by what is in it: a witness that has learnt other people's, and the
+model of beginners, whose lists a thief cannot help following while he is taken for one
+(:mod:`gro.optimizer.staged`).
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gro.errors import ConfigError
+from gro.models import PADDING, TrainableRecommender
+from gro.models.base import most_recent
+from gro.optimizer.staged import Staged
+from gro.ranking import evaluating
+
+TOP: Final = (10, 100, 200)
+"""Places by which the network reads where an item stood."""
+FEATURES: Final = 2 + 2 * (2 + len(TOP))
+HIDDEN: Final = 32
+READERS: Final = 4
+"""Networks; each is judged by a part of the people from which the others have learnt."""
+TOGETHER: Final = 1 << 23
+"""Scores of a model that are looked at at a time, at most."""
+PLACE: Final = 2
+"""Column of :func:`features` that tells the place of each item after the witness."""
+SCALE: Final = 7.0
+
+
+class Network(nn.Module):
+    """Tells after every item how false a history looks: features ``[B, T, 12]`` to logits ``[B, T]``.
+
+    The mean of recurrent networks that have learnt from different people.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reading = nn.ModuleList(nn.GRU(FEATURES, HIDDEN, batch_first=True) for _ in range(READERS))
+        self.judging = nn.ModuleList(nn.Linear(HIDDEN, 1) for _ in range(READERS))
+
+    def opinions(self, features: Tensor) -> Tensor:
+        """Logits of each network ``[R, B, T]``."""
+        parts = zip(self.reading, self.judging, strict=True)
+        return torch.stack([judging(reading(features)[0])[..., 0] for reading, judging in parts])
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Read a history from its beginning."""
+        return self.opinions(features).mean(dim=0)
+
+    def written(self) -> str:
+        """All weights, 32-bit, in base64."""
+        weights = nn.utils.parameters_to_vector(self.parameters()).detach().cpu().numpy()
+        return base64.b64encode(weights.astype("<f4").tobytes()).decode()
+
+    @classmethod
+    def read(cls, written: str) -> Network:
+        """The network again.
+
+        Raises:
+            ConfigError: these are not its weights.
+        """
+        made = cls()
+        try:
+            weights = np.frombuffer(base64.b64decode(written, validate=True), dtype="<f4")
+        except ValueError:
+            weights = np.empty(0, dtype="<f4")
+        if len(weights) != sum(each.numel() for each in made.parameters()) or not np.isfinite(weights).all():
+            raise ConfigError("the gate's 'weights' are not those of its network")
+        nn.utils.vector_to_parameters(torch.from_numpy(weights.copy()), made.parameters())
+        return made.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def features(model: Staged, histories: Tensor) -> Tensor:
+    """What the models make of each item of histories ``[B, T]``: ``[B, T', 12]``, zeros where there is none.
+
+    Of the last ``max_length`` items: how popular it is; and of all but the first, whether it is there for another time
+    and, by the witness and by the model of beginners, place and log probability after those before it, and whether it
+    was among the first 10, 100 and 200.
+    """
+    read = most_recent(histories, model.max_length)
+    rows = max(1, TOGETHER // (read.shape[1] * model.n_items))
+    return torch.cat([_features(model, part) for part in read.split(rows)])
+
+
+def _features(model: Staged, read: Tensor) -> Tensor:
+    known = read != PADDING
+    popular = model.popularity.clamp(min=torch.finfo().tiny).log()[read - known.long()][..., None] / 8 + 1
+    again = torch.tril(read[:, :, None] == read[:, None, :], diagonal=-1).any(dim=2)[..., None]
+    found = torch.cat([again, _expected(model.witness, read), _expected(model.early, read)], dim=-1)
+    after = torch.arange(read.shape[1], device=read.device) > 0
+    return torch.cat([popular, found * after[:, None]], dim=-1) * known[..., None]
+
+
+def _expected(model: TrainableRecommender, read: Tensor) -> Tensor:
+    """How a model takes each item after those before it: ``[B, T, 5]``; what stands at the first means nothing."""
+    before = (torch.arange(read.shape[1], device=read.device) - 1).clamp(min=0)
+    with evaluating(model):
+        scores = model.prefix_scores(read, before.expand_as(read)).log_softmax(dim=-1)
+    given = scores.gather(2, (read - 1).clamp(min=0)[..., None])
+    place = (scores > given).sum(dim=2)
+    near = [(place < most).float() for most in TOP]
+    return torch.stack([torch.log1p(place) / SCALE, given[..., 0] / 8 + 1, *near], dim=-1)
+
+
+def gains(features: Tensor) -> Tensor:
+    """NDCG@10 that the witness earns with each item of features ``[B, T, 12]``: ``[B, T]``, 0 for the first."""
+    place = torch.expm1(SCALE * features[..., PLACE]).round()
+    earned = (place < 10) / torch.log2(place + 2)
+    return earned * features.any(dim=2) * (torch.arange(features.shape[1], device=features.device) > 0)
+
+
+def suspicions(logits: Tensor, features: Tensor, short: int) -> Tensor:
+    """The highest logit so far of histories ``[B, T, 12]``, behind their first ``short`` items: ``[B, T]``, or -inf."""
+    judged = features.any(dim=2) & (torch.arange(features.shape[1], device=features.device) >= short)
+    return logits.masked_fill(~judged, -torch.inf).cummax(dim=1).values
+
+
+def suspicion(network: Network, features: Tensor, short: int) -> Tensor:
+    """The highest logit of whole histories ``[B, T, 12]`` behind their first ``short`` items: ``[B]``, or -inf."""
+    with torch.no_grad():
+        return suspicions(network(features), features, short)[:, -1]
