@@ -1,4 +1,4 @@
-"""The gate: whoever has a history that no person has gets lists that teach nothing.
+"""The gate: beginners get one of a few lists, and whoever has a history that no person has gets one of them too.
 
 A history is judged by how a witness takes it, a model that has learnt other people's, and how the model of beginners
 does: at which place each item stood after those before it, how likely and how popular it was, whether it is there twice
@@ -6,8 +6,9 @@ does: at which place each item stood after those before it, how likely and how p
 never saw, from every kind of data-free thief (:mod:`gro.defenses.lesson`). A history that ever looked false stays so,
 however it goes on.
 
-The lists that it gives are those of the model of beginners after other items than were asked: they look like lists, are
-the same whenever the same is asked, and hold nothing that a short history would not have told.
+The list that it gives is the one that a beginner would get after other items than were asked
+(:mod:`gro.defenses.personas`): it looks like a list, is the same whenever the same is asked, and holds nothing that a
+short history would not have told.
 
 In the spirit of adaptive misinformation (Kariyappa & Qureshi, CVPR 2020), where the target's own confidence is the
 judge and there is nothing to learn; :class:`gro.defenses.misinformation.Misinformation` is that.
@@ -18,6 +19,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Annotated, Literal, Self
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -26,26 +28,30 @@ from gro.data import Sequences
 from gro.defenses.base import Answer, ListPart
 from gro.defenses.lesson import Lesson
 from gro.defenses.misinformation import false_names
+from gro.defenses.personas import Personas
 from gro.defenses.witness import Network, features, suspicion
 from gro.errors import ConfigError
 from gro.models import Recommender
-from gro.models.base import lengths, most_recent
+from gro.models.base import lengths
 from gro.optimizer.staged import Staged
-from gro.ranking import top_k
 
 
 class Gate(ListPart):
-    """Serve histories that no person has the lists of the model of beginners after other items."""
+    """Serve beginners the lists of a few personas, and histories that no person has those after other items."""
 
     reads_secret = True
     spends = True
 
     kind: Literal["gate"] = "gate"
-    false_alarms: Annotated[float, Field(gt=0, lt=1)] = 0.015
+    false_alarms: Annotated[float, Field(gt=0, lt=1)] = 0.01
     """Largest share of the longest histories that a person may have, of people whom the witness does not know, that is
     taken for false; less where the utility budget says so."""
     thefts: PositiveInt = 192
     """Histories of each kind of thief that it learns from."""
+    personas: PositiveInt = 16
+    """Lists that there are for beginners."""
+    codebook: str | None = None
+    """What the personas are like; learnt when the target is protected."""
     weights: str | None = None
     """Of the network; learnt when the target is protected."""
     threshold: float | None = None
@@ -62,19 +68,22 @@ class Gate(ListPart):
             ConfigError: the model has no witness.
             DataError: there are too few users, or none has a history that is longer than those of beginners.
         """
-        learnt = Lesson(_staged(model), sequences, self).learnt(utility_budget)
-        return self.model_validate(self.model_dump() | learnt)
+        staged = _staged(model)
+        personas = Personas.learnt(staged.early, staged.short, sequences, self.personas)
+        learnt = Lesson(staged, personas, sequences, self.thefts).learnt(self.false_alarms, utility_budget)
+        return self.model_validate(self.model_dump() | {"codebook": personas.written()} | learnt)
 
     def lists(self, answer: Answer) -> Tensor:
         """See :meth:`gro.defenses.base.ListPart.lists`."""
-        model = _staged(answer.model)
-        false = self.judged(model, answer.histories)
-        if not false.any():
-            return answer.lists
-        names = false_names(model.n_items, answer.secret).to(answer.lists.device)
-        asked = names[most_recent(answer.histories[false], model.short)]
+        model, asked = _staged(answer.model), answer.histories
+        false = self.judged(model, asked)
+        begun = lengths(asked) <= model.short
+        names = false_names(model.n_items, answer.secret).to(asked.device)
+        personas = Personas.read(model.early, model.short, self.codebook or "")
         lists = answer.lists.clone()
-        lists[false] = top_k(model.early.scores(asked), lists.shape[1])
+        if (few := begun | false).any():
+            asked = torch.where(false[:, None], names[asked], asked)[few]
+            lists[few] = personas.lists(asked, lists.shape[1])
         return lists
 
     def judged(self, model: Staged, histories: Tensor) -> Tensor:

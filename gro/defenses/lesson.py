@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gro.data import Sequences
+from gro.defenses.personas import Personas
 from gro.defenses.witness import READERS, Network, features, gains, suspicions
 from gro.errors import DataError
 from gro.models import padded
@@ -24,9 +25,6 @@ from gro.models.base import device_of, lengths
 from gro.optimizer.staged import HELD, Staged, witnesses
 from gro.ranking import evaluating, top_k
 from gro_surrogates.strategies import Agent, Autoregressive, Coverage, Mimic, Random, RankBiased, Strategy
-
-if TYPE_CHECKING:
-    from gro.defenses.gate import Gate
 
 THIEVES: Final[tuple[Callable[[], Strategy], ...]] = (
     Random,
@@ -84,8 +82,19 @@ class Lesson:
         fold: the network that does not learn from each ``[N]``; all parts of one history have the same.
     """
 
-    def __init__(self, model: Staged, sequences: Sequences, gate: Gate) -> None:
-        self.model, self.gate = model, gate
+    def __init__(self, model: Staged, personas: Personas, sequences: Sequences, thefts: int) -> None:
+        """Read the people.
+
+        Args:
+            model: what is asked, and reads.
+            personas: who answer beginners.
+            sequences: all interactions; the last two items of each user are held out.
+            thefts: histories of each kind of thief.
+
+        Raises:
+            DataError: there are too few people whose histories are longer than those of beginners.
+        """
+        self.model, self.personas, self.thefts = model, personas, thefts
         seed = int.from_bytes(hashlib.blake2b(sequences.digest.encode(), digest_size=7).digest(), "little")
         self.generator, self.rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
         windows, self.fold = self._windows(sequences)
@@ -96,7 +105,7 @@ class Lesson:
             )
         self.people, self.held = self._read(windows), windows[:, :-1]
 
-    def learnt(self, utility_budget: float) -> dict[str, str | float]:
+    def learnt(self, false_alarms: float, utility_budget: float) -> dict[str, str | float]:
         """Weights, and the threshold: the lowest that takes no more from people than it may.
 
         Everybody is judged by the network that has not learnt from him.
@@ -105,7 +114,7 @@ class Lesson:
         with torch.no_grad():
             logits = network.opinions(self.people)[self.fold, torch.arange(len(self.fold))]
         found = suspicions(logits, self.people, self.model.short)
-        rarely = float(found[:, -1].quantile(1 - self.gate.false_alarms, interpolation="higher"))
+        rarely = float(found[:, -1].quantile(1 - false_alarms, interpolation="higher"))
         threshold = max(rarely, affordable(found, self.people, utility_budget))
         return {"weights": network.written(), "threshold": threshold}
 
@@ -138,15 +147,20 @@ class Lesson:
         model, found, begun = self.model, list[Tensor](), list[int]()
         k = min(100, model.n_items)
         with evaluating(model):
-            while (left := self.gate.thefts - len(begun)) > 0:
+            while (left := self.thefts - len(begun)) > 0:
                 histories = strategy.start(min(left, strategy.together), model.n_items, self.generator)
                 begun += [histories.shape[1]] * len(histories)
                 while histories.shape[1] < model.max_length:
-                    lists = top_k(model.scores(histories.to(device_of(model))), k).cpu()
+                    lists = self._answered(histories.to(device_of(model)), k).cpu()
                     following = strategy.pick(histories, lists, model.n_items, self.generator)
                     histories = torch.cat([histories, following[:, None]], dim=1)
                 found.append(histories)
         return self._read(torch.cat(found)), torch.tensor(begun)
+
+    def _answered(self, histories: Tensor, k: int) -> Tensor:
+        if histories.shape[1] <= self.model.short:
+            return self.personas.lists(histories, k)
+        return top_k(self.model.later.scores(histories), k)
 
     def _taught(self, thefts: Tensor, begun: Tensor) -> Network:
         """Train networks on equal shares of people and thieves, after every item behind those of beginners."""
