@@ -6,6 +6,7 @@ returns a :class:`gro.runs.Run`, whose report is what ``--json`` prints. All met
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,10 @@ def protect(progress: Progress | None = None, **settings: Any) -> Run:
         "utility_loss_at": losses,
         **trained.report,
     }
-    return _save(command, trained.members, sequences, report, described, defence.table())
+    run = _save(command, trained.members, sequences, report, described, defence.table())
+    for state in trained.states:
+        shutil.rmtree(state, ignore_errors=True)
+    return run
 
 
 def evaluate(**settings: Any) -> Run:

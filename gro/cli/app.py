@@ -88,7 +88,7 @@ COMMANDS = {
     "train": Command("gro.cli.verbs:train", "Train an undefended target.", (TrainCommand,), (ConfigFile, RecBoleFile)),
     "protect": Command(
         "gro.cli.verbs:protect",
-        "Put a defence on a target, GRO unless another is named: its lists teach a thief less.",
+        "Put a defence on a target: its lists teach a thief less.",
         (ProtectCommand,),
         (ConfigFile, RecBoleFile),
     ),

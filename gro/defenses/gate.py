@@ -28,12 +28,13 @@ from gro.data import Sequences
 from gro.defenses.base import Answer, ListPart
 from gro.defenses.lesson import Lesson
 from gro.defenses.misinformation import false_names
-from gro.defenses.personas import Personas
+from gro.defenses.personas import Personas, fewest_personas
 from gro.defenses.witness import Network, features, suspicion
 from gro.errors import ConfigError
 from gro.models import Recommender
 from gro.models.base import lengths
 from gro.optimizer.staged import Staged
+from gro.ranking import top_k
 
 
 class Gate(ListPart):
@@ -49,9 +50,10 @@ class Gate(ListPart):
     thefts: PositiveInt = 192
     """Histories of each kind of thief that it learns from."""
     personas: PositiveInt = 16
-    """Lists that there are for beginners."""
+    """Lists that there are for beginners; more where they would spend half of the utility budget."""
     codebook: str | None = None
-    """What the personas are like; learnt when the target is protected."""
+    """What the personas are like, empty where nothing less than their model will do for beginners; learnt when the
+    target is protected."""
     weights: str | None = None
     """Of the network; learnt when the target is protected."""
     threshold: float | None = None
@@ -69,9 +71,10 @@ class Gate(ListPart):
             DataError: there are too few users, or none has a history that is longer than those of beginners.
         """
         staged = _staged(model)
-        personas = Personas.learnt(staged.early, staged.short, sequences, self.personas)
-        learnt = Lesson(staged, personas, sequences, self.thefts).learnt(self.false_alarms, utility_budget)
-        return self.model_validate(self.model_dump() | {"codebook": personas.written()} | learnt)
+        found, spent = fewest_personas(staged, sequences, self.personas, utility_budget / 2)
+        left = max(0.0, utility_budget - spent)
+        learnt = Lesson(staged, found, sequences, self.thefts).learnt(self.false_alarms, left)
+        return self.model_validate(self.model_dump() | {"codebook": found.written()} | learnt)
 
     def lists(self, answer: Answer) -> Tensor:
         """See :meth:`gro.defenses.base.ListPart.lists`."""
@@ -79,11 +82,11 @@ class Gate(ListPart):
         false = self.judged(model, asked)
         begun = lengths(asked) <= model.short
         names = false_names(model.n_items, answer.secret).to(asked.device)
-        personas = Personas.read(model.early, model.short, self.codebook or "")
         lists = answer.lists.clone()
         if (few := begun | false).any():
             asked = torch.where(false[:, None], names[asked], asked)[few]
-            lists[few] = personas.lists(asked, lists.shape[1])
+            beginners = Personas.read(model.early, model.short, self.codebook or "")
+            lists[few] = top_k(beginners.scores(asked), lists.shape[1])
         return lists
 
     def judged(self, model: Staged, histories: Tensor) -> Tensor:

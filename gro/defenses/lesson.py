@@ -158,9 +158,8 @@ class Lesson:
         return self._read(torch.cat(found)), torch.tensor(begun)
 
     def _answered(self, histories: Tensor, k: int) -> Tensor:
-        if histories.shape[1] <= self.model.short:
-            return self.personas.lists(histories, k)
-        return top_k(self.model.later.scores(histories), k)
+        answering = self.personas if histories.shape[1] <= self.model.short else self.model.later
+        return top_k(answering.scores(histories), k)
 
     def _taught(self, thefts: Tensor, begun: Tensor) -> Network:
         """Train networks on equal shares of people and thieves, after every item behind those of beginners."""

@@ -9,67 +9,57 @@ from __future__ import annotations
 
 import base64
 import warnings
-from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import torch
 from scipy.cluster.vq import kmeans2
-from torch import Tensor
+from torch import Tensor, nn
 
-from gro.data import Sequences
+from gro.data import HeldOut, Sequences
 from gro.errors import ConfigError
-from gro.models import StateRecommender, padded
+from gro.metrics import ndcg
+from gro.models import Recommender, StateRecommender, padded
 from gro.models.base import device_of, lengths, most_recent
-from gro.optimizer.staged import HELD
-from gro.ranking import evaluating, top_k
+from gro.optimizer.staged import HELD, Staged
+from gro.ranking import evaluating, ranks
 
-LEARNT = 50_000
-"""Beginnings of histories that the states are learnt from, at most."""
+GROWTH, TRIES = 4, 4
+"""Where the personas cost too much there are so many times more, so often."""
+LEARNT: Final = 50_000
+"""Beginnings of histories that the personas are learnt from, at most."""
 TOGETHER, ROUNDS = 1024, 30
 
 
-@dataclass(frozen=True)
-class Personas:
-    """The states in whose place a model's own are taken.
+class Personas(nn.Module):
+    """Answers as a model does, but from a few of its states only.
 
     Attributes:
         model: of beginners.
-        short: items that it reads.
-        codebook: states ``[C, d]``.
+        codebook: the states ``[C, d]``; ``None`` leaves them as they are.
+        max_length: items that are read.
     """
 
-    model: StateRecommender
-    short: int
-    codebook: Tensor
+    codebook: Tensor | None
 
-    @classmethod
-    def learnt(cls, model: StateRecommender, short: int, sequences: Sequences, count: int) -> Personas:
-        """Learn at most ``count`` states from the beginnings of histories, without what is held out."""
-        begun = [sequences.history(user)[:-HELD][:short].astype(np.int64) for user in range(sequences.n_users)]
-        parts = [torch.from_numpy(history[: end + 1]) for history in begun for end in range(len(history))]
-        rng = np.random.default_rng(0)
-        chosen = rng.permutation(len(parts))[:LEARNT]
-        with torch.no_grad(), evaluating(model):
-            states = [
-                _states(model, padded([parts[n] for n in some]).to(device_of(model))).cpu()
-                for some in np.array_split(chosen, max(1, len(chosen) // TOGETHER))
-            ]
-        found = np.unique(torch.cat(states).double().numpy(), axis=0)
-        with warnings.catch_warnings(action="ignore", category=UserWarning):
-            codebook, nearest = kmeans2(found, min(count, len(found)), iter=ROUNDS, minit="++", rng=rng)
-        return cls(model, short, torch.from_numpy(codebook[np.unique(nearest)]).float())
+    def __init__(self, model: StateRecommender, short: int, codebook: Tensor | None) -> None:
+        super().__init__()
+        self.model, self.n_items, self.max_length = model, model.n_items, short
+        self.register_buffer("codebook", codebook)
 
-    def lists(self, histories: Tensor, k: int) -> Tensor:
-        """The list of the persona that each history ``[B, T]`` looks most like: ``[B, k]``; reads its latest items."""
-        with torch.no_grad(), evaluating(self.model):
-            codebook = self.codebook.to(device_of(self.model), self.model.item_embedding.weight.dtype)
-            states = _states(self.model, most_recent(histories, self.short))
-            nearest = torch.cdist(states, codebook, compute_mode="donot_use_mm_for_euclid_dist").argmin(dim=1)
-            return top_k(self.model.item_scores(codebook), k)[nearest]
+    def scores(self, histories: Tensor) -> Tensor:
+        """Score the next item after each history: ``[B, T]`` to ``[B, n_items]``."""
+        states = _states(self.model, most_recent(histories, self.max_length))
+        if self.codebook is not None:
+            codebook = self.codebook.to(states)
+            away = torch.cdist(states, codebook, compute_mode="donot_use_mm_for_euclid_dist")
+            states = codebook[away.argmin(dim=1)]
+        return self.model.item_scores(states)
 
     def written(self) -> str:
-        """The codebook, 32-bit, in base64."""
-        return base64.b64encode(self.codebook.numpy().astype("<f4").tobytes()).decode()
+        """The codebook, 32-bit, in base64; empty where there is none."""
+        figures = np.empty(0) if self.codebook is None else self.codebook.cpu().numpy()
+        return base64.b64encode(figures.astype("<f4").tobytes()).decode()
 
     @classmethod
     def read(cls, model: StateRecommender, short: int, written: str) -> Personas:
@@ -80,12 +70,57 @@ class Personas:
         """
         width = model.item_embedding.embedding_dim
         try:
-            codebook = np.frombuffer(base64.b64decode(written, validate=True), dtype="<f4")
+            figures = np.frombuffer(base64.b64decode(written, validate=True), dtype="<f4")
         except ValueError:
-            codebook = np.empty(0, dtype="<f4")
-        if not len(codebook) or len(codebook) % width or not np.isfinite(codebook).all():
+            figures = np.full(width, np.nan, dtype="<f4")
+        if len(figures) % width or not np.isfinite(figures).all():
             raise ConfigError(f"the gate's 'codebook' is not one of states of {width} figures")
-        return cls(model, short, torch.from_numpy(codebook.reshape(-1, width).copy()))
+        return cls(model, short, torch.from_numpy(figures.reshape(-1, width).copy()) if len(figures) else None)
+
+
+def fewest_personas(model: Staged, sequences: Sequences, count: int, budget: float) -> tuple[Personas, float]:
+    """Learn ``count`` personas, or as many more as it takes that people lose at most a part ``budget`` of NDCG@10.
+
+    Where no number does, beginners have all states of their model.
+
+    Returns:
+        The personas, and the part that they cost on validation items; see :func:`lost`.
+    """
+    rng = np.random.default_rng(0)
+    states = _beginnings(model.early, model.short, sequences, rng)
+    for number in (count * GROWTH**n for n in range(TRIES)):
+        found = Personas(model.early, model.short, _centroids(states, number, rng).to(device_of(model)))
+        if (cost := lost(found, model.later, sequences.valid)) <= budget:
+            return found, cost
+    unreduced = Personas(model.early, model.short, None)
+    return unreduced, lost(unreduced, model.later, sequences.valid)
+
+
+def lost(found: Recommender, later: Recommender, held_out: HeldOut) -> float:
+    """Part of all people's NDCG@10 that is lost where beginners are answered by ``found`` in place of ``later``."""
+    begun = held_out.lengths <= found.max_length
+    before, after = (ndcg(ranks(model, held_out), 10) for model in (later, found))
+    return max(0.0, float((before - after)[begun].sum() / (before.sum() or 1.0)))
+
+
+def _beginnings(model: StateRecommender, short: int, sequences: Sequences, rng: np.random.Generator) -> Tensor:
+    """States after the beginnings of histories, without what is held out: ``[N, d]``, each once."""
+    begun = [sequences.history(user)[:-HELD][:short].astype(np.int64) for user in range(sequences.n_users)]
+    parts = [torch.from_numpy(history[: end + 1]) for history in begun for end in range(len(history))]
+    chosen = rng.permutation(len(parts))[:LEARNT]
+    with evaluating(model):
+        states = [
+            _states(model, padded([parts[n] for n in some]).to(device_of(model))).cpu()
+            for some in np.array_split(chosen, max(1, len(chosen) // TOGETHER))
+        ]
+    return torch.cat(states).double().unique(dim=0)  # type: ignore[no-any-return]
+
+
+def _centroids(states: Tensor, count: int, rng: np.random.Generator) -> Tensor:
+    """At most ``count`` states in whose place all others can be taken."""
+    with warnings.catch_warnings(action="ignore", category=UserWarning):
+        found, nearest = kmeans2(states.numpy(), min(count, len(states)), ROUNDS, minit="++", rng=rng)
+    return torch.from_numpy(found[np.unique(nearest)]).float()
 
 
 def _states(model: StateRecommender, histories: Tensor) -> Tensor:

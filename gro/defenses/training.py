@@ -21,7 +21,7 @@ from gro.optimizer.nasty import NastySettings, fit_nasty
 from gro.optimizer.per_sample import hookable
 from gro.optimizer.private import PrivateSettings, fit_private
 from gro.optimizer.protect import Protection
-from gro.optimizer.staged import Staged, StagedSettings, build_staged, fit_staged
+from gro.optimizer.staged import TRAINED, Staged, StagedSettings, build_staged, fit_staged, state_of
 from gro.ranking import ranks
 from gro.serving import RankingService
 from gro.training import Log, Progress
@@ -51,6 +51,8 @@ class Trained:
 
     target: StateRecommender | KeyedEnsemble | Staged
     report: dict[str, Any] = field(default_factory=dict)
+    states: tuple[Path, ...] = ()
+    """Resumable states that can go when the target is saved."""
 
     @property
     def members(self) -> list[StateRecommender]:
@@ -108,7 +110,8 @@ class Training:
                 log = fit_ensemble(ensemble, self.sequences, self.settings, training, **self._kept)
                 return Trained(ensemble, _ended(log))
             case StagedSettings():
-                return Trained(fit_staged(self.plain, self.sequences, self.settings, training, **self._kept))
+                staged = fit_staged(self.plain, self.sequences, self.settings, training, **self._kept)
+                return Trained(staged, states=tuple(state_of(name, self.folder) for name in TRAINED if self.folder))
         raise TypeError(f"no training for {training!r}")
 
     def _protected(self) -> Trained:

@@ -11,7 +11,6 @@ answers nobody: it says how likely a history is, and of the other half it does s
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +35,8 @@ from gro.training import Progress
 
 ANY: Final = 512
 """Items after which the witness is asked what is popular."""
+TRAINED: Final = ("early", "witness")
+"""Members that are trained beside the plain target."""
 HELD: Final = 2
 """Items at the end of every history that are held out: for validation and for the test."""
 
@@ -119,24 +120,25 @@ def fit_staged(
         sequences: all interactions; the last two items of each user are held out.
         settings: how the plain target was trained.
         own: where the first stage ends.
-        folder: beside which resumable states are kept until all is trained.
+        folder: beside which resumable states are kept; see :func:`state_of`.
         progress: receives steps and epochs.
 
     Raises:
         DataError: no history has enough items.
         ArtifactError: a folder holds a state of other settings or a damaged one.
     """
-    members, states = [plain], []
-    parts = {"early": beginnings(sequences, own.short), "witness": sequences.of(witnesses(sequences))}
-    for number, (name, part) in enumerate(parts.items(), start=1):
+    members = [plain]
+    parts = (beginnings(sequences, own.short), sequences.of(witnesses(sequences)))
+    for number, (name, part) in enumerate(zip(TRAINED, parts, strict=True), start=1):
         model = build(settings, sequences.n_items, seed=settings.seed + number).to(device_of(plain))
-        kept = None if folder is None else folder.with_name(f"{folder.name}.{name}")
-        fit(model, part, settings, folder=kept, progress=progress)
+        fit(model, part, settings, folder=state_of(name, folder) if folder else None, progress=progress)
         members.append(model.eval())
-        states += [kept] if kept else []
-    for state in states:
-        shutil.rmtree(state, ignore_errors=True)
     return Staged(members, own.short)
+
+
+def state_of(name: str, folder: Path) -> Path:
+    """Where the resumable state of a member is kept, beside the folder of the artifact."""
+    return folder.with_name(f"{folder.name}.{name}")
 
 
 def witnesses(sequences: Sequences) -> npt.NDArray[np.int64]:
