@@ -67,12 +67,22 @@ def tiny() -> Sequences:
 @pytest.fixture(scope="session")
 def data_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the dataset "tiny", in which an item is mostly followed by the next one."""
-    folder = tmp_path_factory.mktemp("data")
+    return walks(tmp_path_factory.mktemp("data"), LENGTH)
+
+
+@pytest.fixture(scope="session")
+def long_data_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with histories that are long enough for the default defence."""
+    return walks(tmp_path_factory.mktemp("long"), 2 * LENGTH)
+
+
+def walks(folder: Path, length: int) -> Path:
+    """Write the dataset "tiny" with so many items a user."""
     generator = np.random.default_rng(0)
     rows = ["user_id:token\titem_id:token\ttimestamp:float"]
     for user in range(USERS):
-        start, steps = generator.integers(ITEMS), generator.permutation(LENGTH)
-        items = (start + np.where(steps == 0, 7, np.arange(LENGTH))) % ITEMS
+        start, steps = generator.integers(ITEMS), generator.permutation(length)
+        items = (start + np.where(steps == 0, 7, np.arange(length))) % ITEMS
         rows += [f"u{user}\ti{item}\t{time}" for time, item in enumerate(items)]
     (folder / "tiny").mkdir()
     (folder / "tiny" / "tiny.inter").write_text("\n".join(rows) + "\n")

@@ -139,14 +139,41 @@ def test_a_target_of_other_interactions_is_refused(tmp_path: Path, tiny: Sequenc
     changed = Sequences(tiny.name, tiny.indptr, np.roll(tiny.items, 1), tiny.item_tokens, tiny.user_tokens)
     other = write(tmp_path / "b", changed)
     with pytest.raises(ArtifactError, match="other interactions"):
-        gro.protect(dataset="ring", data_path=other, k=5, from_=plain.path, out=tmp_path / "protected")
+        gro.protect(dataset="ring", data_path=other, k=5, defence="gro", from_=plain.path, out=tmp_path / "protected")
     with pytest.raises(ArtifactError, match="other interactions"):
         gro.attack(run=plain.path, calls=100, data_path=other)
     with pytest.raises(ConfigError, match="another architecture"):
         gro.protect(
-            dataset="ring", data_path=tmp_path / "a", k=5, hidden_size=8, from_=plain.path, out=tmp_path / "protected"
+            dataset="ring",
+            data_path=tmp_path / "a",
+            k=5,
+            hidden_size=8,
+            defence="gro",
+            from_=plain.path,
+            out=tmp_path / "protected",
         )
     assert not (tmp_path / "protected").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "chosen"),
+    [
+        ({}, "gated"),
+        ({"utility_budget": 0.1}, "gated"),
+        ({"swap_weight": 1.0}, "gro"),
+        ({"queries": "thief", "utility_budget": 0.1}, "gro"),
+        ({"swap_weight": 1.0, "defence": "gro-truncate"}, "gro-truncate"),
+    ],
+)
+def test_who_gives_a_setting_of_gro_means_gro(given: dict[str, Any], chosen: str, tmp_path: Path) -> None:
+    card = api.complete(ProtectCommand, {"dataset": "ml-100k", "out": tmp_path / "x", **given})
+    assert card.defence == chosen
+    assert card.protect_epochs == 6, "what a dataset's card suggests does not count as given"
+
+
+def test_a_budget_that_a_defence_has_no_use_for_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="the defence 'reverse' has no use for a utility_budget; leave it out"):
+        gro.protect(dataset="ring", data_path=tmp_path, defence="reverse", utility_budget=0.1, out=tmp_path / "x")
 
 
 def test_a_theft_is_the_same_for_the_same_seed(tmp_path: Path, tiny: Sequences) -> None:

@@ -82,6 +82,17 @@ class Part(Settings):
             ConfigError: it cannot.
         """
 
+    def require_people(self, sequences: Sequences, training: Settings | None) -> None:
+        """Check, before anything is trained, that the part can measure what it has to on the owner's interactions.
+
+        Args:
+            sequences: the owner's interactions.
+            training: how the target will be trained; ``None`` keeps the plain one.
+
+        Raises:
+            DataError: it cannot.
+        """
+
     def fitted(self, model: Recommender, sequences: Sequences, utility_budget: float = 1.0) -> Self:
         """Return this part with what it has to measure on the owner's interactions before it can serve.
 

@@ -91,6 +91,15 @@ class Defence:
             raise ConfigError(f"defence '{self.name}': {error}") from None
         return target.k if isinstance(target, Defended) else settings.k
 
+    def require_people(self, sequences: Sequences) -> None:
+        """Check, before anything is trained, that the interactions are enough for the defence.
+
+        Raises:
+            DataError: they are not.
+        """
+        for part in self.parts:
+            part.require_people(sequences, self.training)
+
     @property
     def spends(self) -> bool:
         """Whether the defence keeps to a utility budget."""

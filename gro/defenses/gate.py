@@ -23,17 +23,17 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from gro.config import PositiveInt
+from gro.config import PositiveInt, Settings
 from gro.data import Sequences
 from gro.defenses.base import Answer, ListPart
-from gro.defenses.lesson import Lesson
+from gro.defenses.lesson import Lesson, teachers
 from gro.defenses.misinformation import false_names
 from gro.defenses.personas import Personas, fewest_personas
 from gro.defenses.witness import Network, features, suspicion
 from gro.errors import ConfigError
 from gro.models import Recommender
 from gro.models.base import lengths
-from gro.optimizer.staged import Staged
+from gro.optimizer.staged import Staged, StagedSettings
 from gro.ranking import top_k
 
 
@@ -62,6 +62,11 @@ class Gate(ListPart):
     def require(self, model: Recommender) -> None:
         """See :meth:`gro.defenses.base.Part.require`."""
         _staged(model)
+
+    def require_people(self, sequences: Sequences, training: Settings | None) -> None:
+        """See :meth:`gro.defenses.base.Part.require_people`."""
+        if isinstance(training, StagedSettings):
+            teachers(sequences, training.short)
 
     def fitted(self, model: Recommender, sequences: Sequences, utility_budget: float = 1.0) -> Self:
         """See :meth:`gro.defenses.base.Part.fitted`.

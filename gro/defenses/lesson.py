@@ -12,6 +12,7 @@ from functools import partial
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -98,11 +99,6 @@ class Lesson:
         seed = int.from_bytes(hashlib.blake2b(sequences.digest.encode(), digest_size=7).digest(), "little")
         self.generator, self.rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
         windows, self.fold = self._windows(sequences)
-        if len(self.fold.unique()) < READERS:
-            raise DataError(
-                f"{sequences.name}: the gate learns from people with more than {model.short + HELD} interactions; "
-                "there are too few: protect it otherwise, such as by --defence gro, or lower 'short'"
-            )
         self.people, self.held = self._read(windows), windows[:, :-1]
 
     def learnt(self, false_alarms: float, utility_budget: float) -> dict[str, str | float]:
@@ -120,17 +116,15 @@ class Lesson:
 
     def _windows(self, sequences: Sequences) -> tuple[Tensor, Tensor]:
         """Parts of histories ``[N, T]``, half of them from the beginning, and the fold of each ``[N]``."""
-        unknown = self.rng.permutation(np.setdiff1d(np.arange(sequences.n_users), witnesses(sequences)))
+        users = self.rng.permutation(teachers(sequences, self.model.short))
         longest, found, folds = self.model.max_length, list[Tensor](), list[int]()
-        count = min(WINDOWS, max(1, MOST // max(1, len(unknown))))
-        for user in unknown:
+        count = min(WINDOWS, max(1, MOST // len(users)))
+        for number, user in enumerate(users):
             history = torch.from_numpy(sequences.history(int(user))[:-HELD].astype(np.int64))
-            if len(history) <= self.model.short:
-                continue
             begins = self.rng.integers(0, max(1, len(history) - longest), count) * self.rng.integers(0, 2, count)
-            folds += [len(found) // count % READERS] * count
+            folds += [number % READERS] * count
             found += [history[begin : begin + longest] for begin in begins.tolist()]
-        return padded(found) if found else torch.empty(0, longest, dtype=torch.int64), torch.tensor(folds)
+        return padded(found), torch.tensor(folds)
 
     def _thieves(self) -> list[Callable[[], Strategy]]:
         return [*THIEVES, *(partial(Begun, self.held, then()) for then in GOING_ON)]
@@ -194,6 +188,22 @@ class Lesson:
             [taught / taught.sum(dim=1, keepdim=True), torch.full((READERS, len(thefts)), 1 / len(thefts))], 1
         )
         return share[:, :, None] * len(shown) / 2 * counted
+
+
+def teachers(sequences: Sequences, short: int) -> npt.NDArray[np.int64]:
+    """Users whom the witness does not know, with histories that are longer than those of beginners.
+
+    Raises:
+        DataError: there are too few.
+    """
+    enough = np.flatnonzero(np.diff(sequences.indptr) > short + HELD)
+    found = np.setdiff1d(enough, witnesses(sequences))
+    if len(found) < READERS:
+        raise DataError(
+            f"{sequences.name}: the gate learns from people with more than {short + HELD} interactions; "
+            "there are too few: protect it otherwise, such as by --defence gro, or lower 'short'"
+        )
+    return found
 
 
 def affordable(found: Tensor, features: Tensor, budget: float) -> float:

@@ -210,9 +210,10 @@ def test_out_below_a_file(train: Gro, tmp_path: Path) -> None:
 
 
 def test_demo_prints_one_table_and_resumes(
-    gro: Gro, data_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    gro: Gro, long_data_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = ("demo", "--dataset", "tiny", "--data-path", data_path, "--k", 5, "--calls", 200, "--out", tmp_path)
+    where = ("--dataset", "tiny", "--data-path", long_data_path, "--out", tmp_path)
+    arguments = ("demo", *where, "--k", 5, "--calls", 200)
     first = gro(*arguments, "--json")
     assert first.code == 0
     assert first.json["plain"]["k"] == first.json["protected"]["k"] == 5
@@ -228,6 +229,17 @@ def test_demo_prints_one_table_and_resumes(
     copies = "its stolen copy"
     assert names == ["plain target", copies, "protected target", copies, "floor (popularity)"]
     assert "epoch" not in table.err
+
+
+def test_too_few_long_histories_for_the_default_are_told_before_anything_is_trained(
+    gro: Gro, data_path: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("gro.api.Training")
+    where = ("--dataset", "tiny", "--data-path", data_path, "--from", plain, "--out", tmp_path / "run")
+    refused = gro("protect", *where, "--k", 5, "--quiet")
+    assert refused.code == 2
+    assert "the gate learns from people with more than 12 interactions; there are too few" in refused.line
+    assert not (tmp_path / "run").exists()
 
 
 def test_attack_by_a_thief_who_holds_real_histories(gro: Gro, plain: Path, tmp_path: Path) -> None:

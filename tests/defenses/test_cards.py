@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from gro.config import ModelSettings
 from gro.data import Sequences
 from gro.defenses import cards
+from gro.defenses.base import Answer, ListPart
 from gro.defenses.cards import PARTS, Defence
+from gro.defenses.lists import Truncate
 from gro.defenses.misinformation import Misinformation
 from gro.defenses.pipeline import Defended
 from gro.defenses.training import TRAININGS
 from gro.errors import ConfigError
-from gro.models import build
+from gro.models import Recommender, build
 from gro.ranking import lists
 
 KINDS = [part.name() for part in PARTS]
@@ -123,13 +126,46 @@ def test_a_secret_is_the_card_s_or_drawn_from_interactions_and_seed(tiny: Sequen
 def test_what_is_measured_travels(tiny: Sequences) -> None:
     model = build(ModelSettings(hidden_size=8, inner_size=8, n_layers=1, n_heads=1), tiny.n_items).eval()
     plain = cards.read("misinformation-truncate").keyed(tiny, 0)
-    fitted = plain.fitted(model, tiny)
+    fitted = plain.fitted(model, tiny, 1.0)
     assert isinstance(fitted.parts[0], Misinformation)
     assert fitted.parts[0].threshold is not None
     assert again(fitted) == fitted != plain
     served, travelled = (lists(each.before(model, 20, 0), tiny.valid, 10) for each in (fitted, again(fitted)))
     assert np.array_equal(served, travelled)
     assert not np.array_equal(served, lists(model, tiny.valid, 10))
+
+
+class Spender(ListPart):
+    """A part that remembers its budget."""
+
+    spends = True
+
+    kind: Literal["spender"] = "spender"
+    budget: float = -1.0
+
+    def fitted(self, model: Recommender, sequences: Sequences, utility_budget: float = 1.0) -> Self:
+        return self.model_copy(update={"budget": utility_budget})
+
+    def lists(self, answer: Answer) -> Tensor:
+        return answer.lists
+
+
+def test_every_part_is_told_the_budget(tiny: Sequences) -> None:
+    model = build(ModelSettings(), tiny.n_items)
+    defence = replace(parse(), parts=(Spender(), Truncate(k=3), Spender()))
+    fitted = defence.fitted(model, tiny, 0.25)
+    assert fitted.parts == (Spender(budget=0.25), Truncate(k=3), Spender(budget=0.25))
+    assert defence.spends
+    assert not replace(defence, parts=(Truncate(k=3),)).spends
+
+
+def test_only_gro_and_the_gate_keep_to_a_budget() -> None:
+    assert [name for name in cards.names() if cards.read(name).spends] == [
+        "gated",
+        "gro",
+        "gro-misinformation",
+        "gro-truncate",
+    ]
 
 
 def test_a_card_without_parts_leaves_the_model_alone(tiny: Sequences) -> None:

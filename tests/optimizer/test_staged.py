@@ -19,6 +19,7 @@ from gro.data import Sequences
 from gro.defenses import cards
 from gro.defenses.gate import Gate
 from gro.defenses.misinformation import false_names
+from gro.defenses.personas import Personas
 from gro.defenses.served import defence_of, needs_secret, served
 from gro.defenses.training import Trained, Training, most_epochs
 from gro.errors import ArtifactError, ConfigError, DataError
@@ -35,7 +36,7 @@ OWN = StagedSettings(short=SHORT)
 CARD = """
 secret = "c0ffee"
 training = { kind = "staged", short = 3 }
-serving = [{ kind = "gate", false_alarms = 0.1, thefts = 8, rounds = 1 }]
+serving = [{ kind = "gate", false_alarms = 0.1, thefts = 8, personas = 4 }]
 """
 
 Gro = Any
@@ -223,7 +224,7 @@ class Interrupted(Quiet):
             raise KeyboardInterrupt
 
 
-def test_a_resumed_run_ends_like_another_and_leaves_no_states(tiny: Sequences, tmp_path: Path) -> None:
+def test_a_resumed_run_ends_like_another(tiny: Sequences, tmp_path: Path) -> None:
     how, plain = settings(), build(settings(), N_ITEMS).eval()
     whole = fit_staged(plain, tiny, how, OWN, folder=None, progress=Quiet())
     with pytest.raises(KeyboardInterrupt):
@@ -236,7 +237,8 @@ def test_a_resumed_run_ends_like_another_and_leaves_no_states(tiny: Sequences, t
     resumed = fit_staged(plain, tiny, how, OWN, folder=tmp_path / "run", progress=counting)
     assert counting.epochs == -99
     assert torch.equal(flat(resumed), flat(whole))
-    assert not list(tmp_path.iterdir())
+    trained = Training(plain, tiny, how, b"key", tmp_path / "run", Quiet())(OWN)
+    assert sorted(trained.states) == sorted(tmp_path.iterdir())
 
 
 def test_it_is_one_of_the_trainings(tiny: Sequences) -> None:
@@ -276,6 +278,9 @@ def test_members_and_gate_travel_in_the_artifact(run: library.Run, learnt: Path)
     assert isinstance(gate, Gate)
     assert gate.weights
     assert gate.threshold is not None
+    codebook = Personas.read(artifact.others[0], 3, gate.codebook or "").codebook
+    assert codebook is not None
+    assert 1 < len(codebook) <= 4
     assert needs_secret(artifact)
     assert not list(run.path.parent.glob("run.*"))
 
@@ -298,11 +303,12 @@ def test_lists_are_those_of_the_members_behind_the_gate(run: library.Run) -> Non
     with torch.inference_mode():
         early, later = artifact.others[0], artifact.model
         false = gate.judged(Staged([later, *artifact.others], 3), histories)
-        decoys = early.scores(false_names(40, bytes.fromhex("c0ffee"))[histories[:, -3:]])
+        personas = Personas.read(early, 3, gate.codebook or "")
+        decoys = personas.scores(false_names(40, bytes.fromhex("c0ffee"))[histories[:, -3:]])
         expected = top_k(torch.where(false[:, None], decoys, later.scores(histories)), 10)
         for target in targets:
             assert torch.equal(top_k(target.scores(histories), 10), expected)
-            assert torch.equal(top_k(target.scores(histories[:, :3]), 10), top_k(early.scores(histories[:, :3]), 10))
+            assert torch.equal(top_k(target.scores(histories[:, :3]), 10), top_k(personas.scores(histories[:, :3]), 10))
 
 
 def test_the_commands_work_on_it(

@@ -1,0 +1,311 @@
+"""How the gate learns: people walk round a ring of items, some steps left out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from gro.config import ProtectionSettings
+from gro.data import Sequences
+from gro.defenses import lesson as module
+from gro.defenses.gate import Gate
+from gro.defenses.lesson import Begun, Lesson, affordable, teachers
+from gro.defenses.personas import Personas
+from gro.defenses.witness import FEATURES, READERS, Network, features, gains, suspicions
+from gro.errors import DataError
+from gro.models import build
+from gro.optimizer.plain import fit
+from gro.optimizer.staged import HELD, Staged, StagedSettings, fit_staged, witnesses
+from gro.training import Quiet
+from gro_surrogates.strategies import Agent, Mimic, Random, Strategy
+
+SHORT = 3
+
+
+def random_histories(count: int, length: int, n_items: int) -> Tensor:
+    return torch.randint(1, n_items + 1, (count, length))
+
+
+RING, USERS, LONGEST, ALARMS = 40, 200, 12, 0.05
+QUICK = Gate(false_alarms=ALARMS, thefts=16, personas=4)
+
+
+def people(count: int, seed: int) -> list[list[int]]:
+    """Histories of 11 to 24 items, each one or two further round the ring than the last."""
+    rng = np.random.default_rng(seed)
+    steps = [1 + (rng.random(rng.integers(11, 25)) < 0.2) for _ in range(count)]
+    return [[int(item) % RING + 1 for item in rng.integers(RING) + step.cumsum()] for step in steps]
+
+
+def sequences(histories: list[list[int]]) -> Sequences:
+    bounds = np.cumsum([0, *map(len, histories)], dtype=np.int64)
+    tokens = np.array(["[PAD]", *(f"i{item}" for item in range(1, RING + 1))])
+    users = np.array([f"u{user}" for user in range(len(histories))])
+    return Sequences("ring", bounds, np.concatenate(histories).astype(np.int32), tokens, users)
+
+
+@pytest.fixture(scope="module")
+def ring() -> Sequences:
+    return sequences(people(USERS, 0))
+
+
+@pytest.fixture(scope="module")
+def learnt(ring: Sequences) -> Staged:
+    how = ProtectionSettings(
+        hidden_size=16,
+        inner_size=8,
+        n_layers=1,
+        n_heads=1,
+        dropout=0.0,
+        max_length=LONGEST,
+        epochs=6,
+        learning_rate=0.01,
+        batch_size=16,
+        patience=0,
+    )
+    plain = build(how, RING)
+    fit(plain, ring, how, folder=None, progress=Quiet())
+    return fit_staged(plain.eval(), ring, how, StagedSettings(short=SHORT), folder=None, progress=Quiet())
+
+
+@pytest.fixture(scope="module")
+def fitted(learnt: Staged, ring: Sequences) -> Gate:
+    return QUICK.fitted(learnt, ring)
+
+
+@pytest.fixture(scope="module")
+def lesson(learnt: Staged, ring: Sequences) -> Lesson:
+    return Lesson(learnt, Personas(learnt.early, SHORT, None), ring, 16)
+
+
+def share(part: Gate, model: Staged, histories: Tensor) -> float:
+    return float(part.judged(model, histories).float().mean())
+
+
+def test_people_pass_and_random_histories_do_not(fitted: Gate, learnt: Staged) -> None:
+    fresh = torch.tensor([history[:LONGEST] for history in people(400, 1) if len(history) >= LONGEST])
+    assert share(fitted, learnt, fresh) < ALARMS + 0.05  # 100 people do not tell it more exactly
+    assert share(fitted, learnt, random_histories(400, LONGEST, RING)) > 0.9
+    assert share(fitted, learnt, fresh[:, torch.randperm(LONGEST)]) > 0.9
+    assert share(fitted, learnt, torch.full((5, LONGEST), 7)) == 1
+
+
+def judged(lesson: Lesson, network: Network) -> Tensor:
+    """Everybody by the network that has not learnt from him."""
+    found = [suspicions(network.opinions(lesson.people)[number], lesson.people, SHORT) for number in range(READERS)]
+    return torch.stack([found[fold][row] for row, fold in enumerate(lesson.fold.tolist())])
+
+
+@pytest.mark.parametrize("false_alarms", [0.001, ALARMS, 0.3])
+def test_no_more_people_are_taken_for_false_than_stated(
+    lesson: Lesson, false_alarms: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "EPOCHS", 5)
+    values = lesson.learnt(false_alarms, 1.0)
+    found = judged(lesson, Network.read(str(values["weights"])))[:, -1].numpy()
+    assert len(found) == 12 * USERS // 2
+    assert (found > float(values["threshold"]) + 1e-6).mean() <= false_alarms
+    below = found[found < float(values["threshold"]) - 1e-6]
+    assert (found >= below.max()).mean() > false_alarms
+
+
+@pytest.mark.parametrize("budget", [0.0, 0.01])
+def test_no_more_is_taken_from_people_than_they_can_afford(
+    lesson: Lesson, budget: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "EPOCHS", 5)
+    values = lesson.learnt(0.3, budget)
+    found = judged(lesson, Network.read(str(values["weights"])))
+    taken, everything = spent(found, lesson.people, float(values["threshold"]) + 1e-6)
+    assert everything > 0
+    assert taken <= budget * everything
+    assert float(values["threshold"]) > float(lesson.learnt(0.3, 1.0)["threshold"])
+
+
+def spent(found: Tensor, read: Tensor, threshold: float) -> tuple[float, float]:
+    """NDCG of the last items that came after a false alarm, and of all of these: row by row."""
+    taken = everything = 0.0
+    for row, gain, known in zip(found.tolist(), gains(read).tolist(), read.any(dim=2).sum(dim=1).tolist(), strict=True):
+        for place in range(max(1, known - module.LAST), known):
+            everything += gain[place]
+            taken += gain[place] * (row[place - 1] > threshold)
+    return taken, everything
+
+
+@given(st.integers(0, 2**30), st.floats(0, 1))
+def test_what_is_affordable_is_the_lowest_threshold_within_the_budget(seed: int, budget: float) -> None:
+    torch.manual_seed(seed)
+    read = torch.randn(6, 15, FEATURES).abs() * (torch.arange(15) < torch.randint(4, 16, (6, 1)))[..., None]
+    found = suspicions(torch.randint(0, 9, (6, 15)).float(), read, SHORT)
+    threshold = affordable(found, read, budget)
+    taken, everything = spent(found, read, threshold)
+    assert taken <= budget * everything + 1e-4
+    if np.isfinite(threshold):
+        assert spent(found, read, threshold - 0.5)[0] >= budget * everything - 1e-4
+    assert affordable(found, read, min(1.0, budget + 0.1)) <= threshold
+
+
+def test_learning_is_the_same_whenever_it_is_done(fitted: Gate, learnt: Staged, ring: Sequences) -> None:
+    torch.manual_seed(99)
+    before = torch.get_rng_state()
+    again = QUICK.fitted(learnt, replace(ring, name="another name"))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert again == fitted
+    assert again.weights == fitted.weights
+    assert (again.thefts, again.personas, again.false_alarms) == (16, 4, ALARMS)
+    assert Gate.make(again.model_dump(mode="json"), "card") == fitted
+
+
+def test_a_gate_that_has_judged_can_learn_anew(
+    learnt: Staged, ring: Sequences, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "EPOCHS", 5)
+    used = QUICK.model_copy(update={"weights": Network().written(), "threshold": 0.0, "codebook": ""})
+    used.judged(learnt, random_histories(5, LONGEST, RING))
+    again, fresh = used.fitted(learnt, ring), QUICK.fitted(learnt, ring)
+    assert again == fresh
+    real = torch.tensor([history[:LONGEST] for history in people(50, 2) if len(history) >= LONGEST])
+    histories = torch.cat([real, random_histories(50, LONGEST, RING)])
+    assert torch.equal(again.judged(learnt, histories), fresh.judged(learnt, histories))
+
+
+def test_nobody_is_judged_by_whom_he_has_taught(lesson: Lesson) -> None:
+    thefts, begun = torch.rand(24, LONGEST, FEATURES), torch.ones(24, dtype=torch.int64)
+    weight = lesson._weight(thefts, begun)
+    people = len(lesson.people)
+    for number in range(READERS):
+        assert not weight[number, :people][lesson.fold == number].any()
+        assert weight[number, :people, SHORT:][lesson.fold != number].any(dim=1).all()
+        shares = weight[number, :people].amax(dim=1).sum(), weight[number, people:].amax(dim=1).sum()
+        torch.testing.assert_close(*shares)
+    for user in range(USERS // 2):
+        assert len(lesson.fold[12 * user : 12 * user + 12].unique()) == 1
+
+
+def flat(network: Network, number: int) -> Tensor:
+    parts = (network.reading[number], network.judging[number])
+    return torch.cat([parameter.flatten() for part in parts for parameter in part.parameters()])
+
+
+@pytest.mark.parametrize("fold", range(READERS))
+def test_a_network_is_the_same_whoever_is_in_the_fold_that_it_judges(
+    lesson: Lesson, fold: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "EPOCHS", 1)
+    thefts, begun = torch.rand(24, LONGEST, FEATURES), torch.ones(24, dtype=torch.int64)
+    before, own = lesson._taught(thefts, begun), (lesson.fold == fold)[:, None, None]
+    monkeypatch.setattr(lesson, "people", torch.where(own, 1.5 * lesson.people, lesson.people))
+    after = lesson._taught(thefts, begun)
+    same = [torch.equal(flat(before, number), flat(after, number)) for number in range(READERS)]
+    assert same == [number == fold for number in range(READERS)]
+
+
+def test_all_parts_of_a_history_are_in_one_fold(lesson: Lesson, ring: Sequences) -> None:
+    windows, folds = lesson._windows(ring)
+    unknown = [f"{ring.history(user)[:-HELD].tolist()}"[1:-1] for user in range(USERS) if user not in witnesses(ring)]
+    for rows, own in zip(windows.split(12), folds.split(12), strict=True):
+        assert len(own.unique()) == 1
+        parts = [f"{[item for item in row if item]}"[1:-1] for row in rows.tolist()]
+        assert any(all(part in history for part in parts) for history in unknown)
+    assert [int((folds == fold).sum()) for fold in range(READERS)] == [12 * USERS // 2 // READERS] * READERS
+
+
+def test_the_witness_knows_none_of_those_who_teach(lesson: Lesson, learnt: Staged, ring: Sequences) -> None:
+    unknown = np.setdiff1d(np.arange(USERS), witnesses(ring))
+    windows, _ = lesson._windows(ring)
+    assert len(windows) == 12 * len(unknown)
+    parts = {tuple(ring.history(int(user))[:-HELD].tolist()) for user in unknown}
+    for window in windows[::12].tolist():
+        part = tuple(item for item in window if item)
+        assert any(part == history[at : at + len(part)] for history in parts for at in range(len(history)))
+
+
+def test_what_a_thief_took_from_people_counts_for_nothing(lesson: Lesson) -> None:
+    thefts, begun = torch.rand(3, LONGEST, FEATURES), torch.tensor([1, 5, 9])
+    counted = lesson._weight(thefts, begun)[0, len(lesson.people) :] > 0
+    for row, first in zip(counted.tolist(), (SHORT, 5, 9), strict=True):
+        assert row == [place >= first for place in range(LONGEST)]
+
+
+@pytest.mark.parametrize("then", [Random, Agent, Mimic])
+def test_some_thieves_begin_with_what_people_did(then: type[Strategy]) -> None:
+    held = torch.tensor([[1, 2, 3, 4, 5, 0], [6, 7, 8, 0, 0, 0]])
+    strategy, generator = Begun(held, then()), torch.Generator().manual_seed(0)
+    sizes = set()
+    for _ in range(30):
+        started = strategy.start(7, RING, generator)
+        size = started.shape[1]
+        sizes.add(size)
+        assert {tuple(row) for row in started.tolist()} <= {tuple(row[:size]) for row in held.tolist() if row[size - 1]}
+        chosen = strategy.pick(started, torch.arange(1, 6).expand(7, -1), RING, generator)
+        assert chosen.shape == (7,)
+    assert sizes == {1, 2, 3, 4}
+
+
+def test_thieves_ask_beginners_personas_first(lesson: Lesson, learnt: Staged) -> None:
+    asked = random_histories(9, LONGEST, RING)
+    for length in (1, SHORT, SHORT + 1, LONGEST):
+        answering = lesson.personas if length <= SHORT else learnt.later
+        scores = answering.scores(asked[:, :length])
+        assert torch.equal(lesson._answered(asked[:, :length], 5), scores.topk(5).indices + 1)
+
+
+def test_what_is_read_is_as_long_as_the_longest(lesson: Lesson, learnt: Staged) -> None:
+    asked = random_histories(4, LONGEST - 4, RING)
+    read = lesson._read(asked)
+    assert read.shape == (4, LONGEST, FEATURES)
+    torch.testing.assert_close(read[:, : LONGEST - 4], features(learnt, asked))
+    assert not read[:, LONGEST - 4 :].any()
+
+
+def test_what_is_learnt_from_are_parts_of_histories_without_what_is_held_out(lesson: Lesson, ring: Sequences) -> None:
+    windows, _ = lesson._windows(ring)
+    held_in = [ring.history(user)[:-HELD].tolist() for user in range(USERS)]
+    begins = []
+    for number in range(0, len(windows), 12):
+        parts = [[item for item in window if item] for window in windows[number : number + 12].tolist()]
+        for part in parts:
+            whole = [
+                history for history in held_in for at in range(len(history)) if history[at : at + len(part)] == part
+            ]
+            assert whole
+            assert len(part) == LONGEST or part in held_in
+        begins += [any(history[: len(part)] == part for history in held_in) for part in parts]
+    assert 0.4 < np.mean(begins) < 0.95
+
+
+def test_of_many_people_fewer_parts_are_learnt(
+    lesson: Lesson, ring: Sequences, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST", 3 * USERS // 2 + 1)
+    assert len(lesson._windows(ring)[0]) == 3 * USERS // 2
+    monkeypatch.setattr(module, "MOST", 1)
+    assert len(lesson._windows(ring)[0]) == USERS // 2
+
+
+@pytest.mark.parametrize("histories", [[[1, 2, 3, 4, 5]] * 30, people(1, 0), people(6, 0)])
+def test_too_few_people_to_learn_from_are_told(learnt: Staged, histories: list[list[int]]) -> None:
+    message = "ring: the gate learns from people with more than 5 interactions; there are too few: protect it otherwise"
+    for refused in (
+        lambda: QUICK.fitted(learnt, sequences(histories)),
+        lambda: QUICK.require_people(sequences(histories), StagedSettings(short=SHORT)),
+    ):
+        with pytest.raises(DataError, match=message):
+            refused()
+
+
+def test_those_who_teach_have_more_than_beginners_and_are_not_known(ring: Sequences) -> None:
+    found = set(teachers(ring, LONGEST).tolist())
+    assert found == {
+        user
+        for user in range(USERS)
+        if len(ring.history(user)) > LONGEST + HELD and user not in witnesses(ring).tolist()
+    }
+    assert READERS <= len(found) < USERS // 2
+    QUICK.require_people(ring, StagedSettings(short=LONGEST))
