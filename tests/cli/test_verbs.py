@@ -10,6 +10,7 @@ import pytest
 from gro.cli import machine
 from gro.cli.doctor import Check
 from gro.config import TrainCommand
+from gro_surrogates.strategies import Random
 
 Gro = Any
 
@@ -212,6 +213,8 @@ def test_out_below_a_file(train: Gro, tmp_path: Path) -> None:
 def test_demo_prints_one_table_and_resumes(
     gro: Gro, long_data_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name, less in {"EPOCHS": 1, "THIEVES": (Random,), "GOING_ON": ()}.items():
+        monkeypatch.setattr(f"gro.defenses.lesson.{name}", less)
     where = ("--dataset", "tiny", "--data-path", long_data_path, "--out", tmp_path)
     arguments = ("demo", *where, "--k", 5, "--calls", 200)
     first = gro(*arguments, "--json")
