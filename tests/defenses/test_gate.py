@@ -14,12 +14,13 @@ from gro.config import ProtectionSettings
 from gro.data import Sequences
 from gro.defenses import gate as module
 from gro.defenses.base import Part
-from gro.defenses.gate import Gate, Network, features, suspicion
+from gro.defenses.gate import Gate
 from gro.defenses.lesson import Lesson
 from gro.defenses.lists import Truncate
 from gro.defenses.misinformation import false_names
 from gro.defenses.personas import Personas
 from gro.defenses.pipeline import Defended
+from gro.defenses.witness import Network, features, suspicion
 from gro.errors import ConfigError
 from gro.models import build
 from gro.models.base import lengths, most_recent

@@ -138,7 +138,7 @@ def test_two_parts_of_a_kind_have_noise_of_their_own(model: StateRecommender) ->
 def test_a_history_has_its_answer_however_long_those_beside_it_are(
     model: StateRecommender, tiny: Sequences, card: str
 ) -> None:
-    defence = cards.read(card).keyed(tiny, 0).fitted(model, tiny)
+    defence = cards.read(card).keyed(tiny, 0).fitted(model, tiny, 1.0)
     served = Defended(model, defence.parts, N_ITEMS, secret=defence.key, per_history=True)
     for history in HISTORIES[1:, :MAX_LENGTH]:
         alone = history[history > 0][None]
