@@ -10,6 +10,7 @@ from gro.bench.steps import N_ITEMS
 from gro.config import DataSettings, TrainingSettings
 from gro.data import Sequences, load
 from gro.defenses import cards
+from gro.defenses.gate import Gate
 from gro.defenses.pipeline import Defended
 from gro.models import build
 from gro.optimizer.per_sample import hookable, hooked
@@ -39,8 +40,9 @@ def answering(name: str) -> Measured:
 
 
 def serving() -> list[str]:
-    """The cards that act on answers."""
-    return [name for name in cards.names() if cards.read(name).parts]
+    """The cards that act on the answers of one model."""
+    found = {name: cards.read(name).parts for name in cards.names()}
+    return [name for name, parts in found.items() if parts and not any(isinstance(part, Gate) for part in parts)]
 
 
 def private_pass() -> Measured:

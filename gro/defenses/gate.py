@@ -4,7 +4,7 @@ A history is judged by how a witness takes it, a model that has learnt other peo
 does: at which place each item stood after those before it, how likely and how popular it was, whether it is there twice
 (:mod:`gro.defenses.witness`). A small recurrent network has learnt from these figures to tell people, whom the witness
 never saw, from every kind of data-free thief (:mod:`gro.defenses.lesson`). A history that ever looked false stays so,
-however it goes on.
+however it goes on, as long as it is read whole: of one that is longer than ``max_length`` the latest items are judged.
 
 The list that it gives is the one that a beginner would get after other items than were asked
 (:mod:`gro.defenses.personas`): it looks like a list, is the same whenever the same is asked, and holds nothing that a

@@ -57,8 +57,8 @@ class GRO:
     def students(self) -> list[Student]:
         """All students, with their losses as in the settings."""
         optimizers = [self.student_optimizer, *(adamw(each, self.settings) for each in self.others)]
-        losses = (loss for _, loss in self.settings.taught)
-        return [Student(*parts) for parts in zip((self.student, *self.others), optimizers, losses, strict=True)]
+        parts = zip((self.student, *self.others), optimizers, self.settings.taught, strict=True)
+        return [Student(model, optimizer, loss) for model, optimizer, (_, loss) in parts]
 
     def step(
         self, windows: Tensor, swap_weight: float, context: Tensor | None = None, asked: Tensor | None = None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ class Stopping(Quiet):
     def __init__(self) -> None:
         self.epochs = 0
 
-    def epoch(self, *about: Any) -> None:
+    def epoch(self, epoch: int, figures: Mapping[str, float]) -> None:
         self.epochs += 1
         if self.epochs == 2:
             raise StopError
