@@ -24,7 +24,7 @@ from gro.models.base import device_of, lengths, most_recent
 from gro.optimizer.staged import HELD, Staged
 from gro.ranking import evaluating, ranks
 
-GROWTH, TRIES = 4, 4
+GROWTH, TRIES = 4, 3
 """Where the personas cost too much there are so many times more, so often."""
 LEARNT: Final = 50_000
 """Beginnings of histories that the personas are learnt from, at most."""
