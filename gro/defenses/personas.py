@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import warnings
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import torch
@@ -29,6 +29,8 @@ GROWTH, TRIES = 4, 3
 LEARNT: Final = 50_000
 """Beginnings of histories that the personas are learnt from, at most."""
 TOGETHER, ROUNDS = 1024, 30
+AFFORDABLE: Final = 1 << 28
+"""Distances for which k-means++ chooses where to begin; it takes ``N * C ** 2``."""
 
 
 class Personas(nn.Module):
@@ -118,8 +120,10 @@ def _beginnings(model: StateRecommender, short: int, sequences: Sequences, rng: 
 
 def _centroids(states: Tensor, count: int, rng: np.random.Generator) -> Tensor:
     """At most ``count`` states in whose place all others can be taken."""
+    number = min(count, len(states))
+    begin: Literal["++", "points"] = "++" if len(states) * number**2 <= AFFORDABLE else "points"
     with warnings.catch_warnings(action="ignore", category=UserWarning):
-        found, nearest = kmeans2(states.numpy(), min(count, len(states)), ROUNDS, minit="++", rng=rng)
+        found, nearest = kmeans2(states.numpy(), number, ROUNDS, minit=begin, rng=rng)
     return torch.from_numpy(found[np.unique(nearest)]).float()
 
 
