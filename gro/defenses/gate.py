@@ -52,8 +52,8 @@ class Gate(ListPart):
     personas: PositiveInt = 16
     """Lists that there are for beginners; more where they would spend half of the utility budget."""
     codebook: str | None = None
-    """What the personas are like, empty where nothing less than their model will do for beginners; learnt when the
-    target is protected."""
+    """What the personas are like; learnt when the target is protected. Empty where beginners would lose too much by any
+    number of them, and the plain target answers."""
     weights: str | None = None
     """Of the network; learnt when the target is protected."""
     threshold: float | None = None
@@ -90,7 +90,8 @@ class Gate(ListPart):
         lists = answer.lists.clone()
         if (few := begun | false).any():
             asked = torch.where(false[:, None], names[asked], asked)[few]
-            beginners = Personas.read(model.early, model.short, self.codebook or "")
+            answering = model.early if self.codebook else model.later
+            beginners = Personas.read(answering, model.short, self.codebook or "")
             lists[few] = top_k(beginners.scores(asked), lists.shape[1])
         return lists
 

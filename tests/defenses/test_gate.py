@@ -109,6 +109,13 @@ def test_beginners_get_personas_and_the_false_those_of_other_items() -> None:
 
 
 @torch.no_grad()
+def test_without_personas_beginners_have_the_plain_target() -> None:
+    model, histories = staged().float(), random_histories(20, SHORT)
+    part = gate(0.0).model_copy(update={"codebook": ""})
+    assert torch.equal(answers(part, model, histories), top_k(model.later.scores(histories), K))
+
+
+@torch.no_grad()
 def test_only_those_above_the_threshold_are_served_decoys() -> None:
     model, histories = staged().float(), random_histories(40)
     part = gate(float(suspicion(network(), features(model, histories), SHORT).median()))

@@ -165,10 +165,12 @@ def test_there_are_more_where_beginners_lose_too_much(monkeypatch: pytest.Monkey
     assert (len(found.codebook), cost) == (2 * module.GROWTH**2, 0.1)
 
 
-def test_where_none_will_do_the_model_answers_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_none_will_do_the_plain_target_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "lost", lambda *_: 0.5)
-    found, cost = fewest_personas(staged(), SHORT_ONES, 2, 0.15)
-    assert (found.codebook, cost, found.written()) == (None, 0.5, "")
+    model = staged()
+    found, cost = fewest_personas(model, SHORT_ONES, 2, 0.15)
+    assert (found.codebook, cost, found.written()) == (None, 0.0, "")
+    assert found.model is model.later
     assert Personas.read(staged().early, SHORT, "").codebook is None
 
 
