@@ -167,11 +167,15 @@ def _undefended(run: Path) -> Artifact:
 def _compared(run: Path, sequences: Sequences) -> StateRecommender:
     """The plain target that a run of these interactions is compared with."""
     artifact = _undefended(run)
-    if artifact.manifest.dataset.digest != sequences.digest:
-        raise ArtifactError(f"{run}: made from other interactions than {sequences.name} as it is read now")
+    _require_made_from(artifact, run, sequences)
     if not np.array_equal(artifact.item_tokens, sequences.item_tokens):
         raise ArtifactError(f"{run}: has another catalogue than {sequences.name}; give a plain target of its items")
     return artifact.model
+
+
+def _require_made_from(artifact: Artifact, run: Path, sequences: Sequences) -> None:
+    if artifact.manifest.dataset.digest != sequences.digest:
+        raise ArtifactError(f"{run}: made from other interactions than {sequences.name} as it is read now")
 
 
 def _train(command: TrainCommand, sequences: Sequences, progress: Progress) -> Run:
@@ -189,8 +193,7 @@ def _plain_target(command: ProtectCommand, sequences: Sequences, progress: Progr
         run = finished(out, plain) or _train(plain, sequences, progress)
         return run.model.to(device_named(command.device))
     artifact = artifacts.load(command.from_)
-    if artifact.manifest.dataset.digest != sequences.digest:
-        raise ArtifactError(f"{command.from_}: made from other interactions than {sequences.name} as it is read now")
+    _require_made_from(artifact, command.from_, sequences)
     if artifact.manifest.model != command.part(ModelSettings):
         raise ConfigError(f"{command.from_}: has another architecture or size; give the settings that it was made with")
     return artifact.model.to(device_named(command.device))

@@ -85,14 +85,16 @@ class Gate(ListPart):
         """See :meth:`gro.defenses.base.ListPart.lists`."""
         model, asked = _staged(answer.model), answer.histories
         false = self.judged(model, asked)
-        begun = lengths(asked) <= model.short
-        names = false_names(model.n_items, answer.secret).to(asked.device)
+        few = (lengths(asked) <= model.short) | false
+        if not few.any():
+            return answer.lists
+        if false.any():
+            names = false_names(model.n_items, answer.secret).to(asked.device)
+            asked = torch.where(false[:, None], names[asked], asked)
+        answering = model.early if self.codebook else model.later
+        beginners = Personas.read(answering, model.short, self.codebook or "")
         lists = answer.lists.clone()
-        if (few := begun | false).any():
-            asked = torch.where(false[:, None], names[asked], asked)[few]
-            answering = model.early if self.codebook else model.later
-            beginners = Personas.read(answering, model.short, self.codebook or "")
-            lists[few] = top_k(beginners.scores(asked), lists.shape[1])
+        lists[few] = top_k(beginners.scores(asked[few]), lists.shape[1])
         return lists
 
     def judged(self, model: Staged, histories: Tensor) -> Tensor:

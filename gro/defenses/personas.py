@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from gro.data import HeldOut, Sequences
 from gro.errors import ConfigError
-from gro.metrics import ndcg
+from gro.metrics import FloatArray, ndcg
 from gro.models import Recommender, StateRecommender, padded
 from gro.models.base import device_of, lengths, most_recent
 from gro.optimizer.staged import HELD, Staged
@@ -90,17 +90,18 @@ def fewest_personas(model: Staged, sequences: Sequences, count: int, budget: flo
     """
     rng = np.random.default_rng(0)
     states = _beginnings(model.early, model.short, sequences, rng)
+    before = ndcg(ranks(model.later, sequences.valid), 10)
     for number in (count * GROWTH**n for n in range(TRIES)):
         found = Personas(model.early, model.short, _centroids(states, number, rng).to(device_of(model)))
-        if (cost := lost(found, model.later, sequences.valid)) <= budget:
+        if (cost := lost(found, before, sequences.valid)) <= budget:
             return found, cost
     return Personas(model.later, model.short, None), 0.0
 
 
-def lost(found: Recommender, later: Recommender, held_out: HeldOut) -> float:
-    """Part of all people's NDCG@10 that is lost where beginners are answered by ``found`` in place of ``later``."""
+def lost(found: Recommender, before: FloatArray, held_out: HeldOut) -> float:
+    """Part of the NDCG@10 of all people, ``before [n_users]``, that is lost where ``found`` answers beginners."""
     begun = held_out.lengths <= found.max_length
-    before, after = (ndcg(ranks(model, held_out), 10) for model in (later, found))
+    after = ndcg(ranks(found, held_out), 10)
     return max(0.0, float((before - after)[begun].sum() / (before.sum() or 1.0)))
 
 

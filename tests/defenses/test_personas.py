@@ -146,9 +146,9 @@ def test_what_is_lost_is_the_part_of_all_ndcg_that_beginners_no_longer_have() ->
     begun = SHORT_ONES.valid.lengths <= SHORT
     assert 0 < begun.sum() < len(begun)
     wanted = sum(before[user] - after[user] for user in np.flatnonzero(begun)) / sum(before)
-    assert lost(found, later, SHORT_ONES.valid) == pytest.approx(max(0.0, wanted))
-    assert lost(found, later, LONG.valid) == 0
-    assert lost(later, later, SHORT_ONES.valid) == 0
+    assert lost(found, before, SHORT_ONES.valid) == pytest.approx(max(0.0, wanted))
+    assert lost(found, ndcg(ranks(later, LONG.valid), 10), LONG.valid) == 0
+    assert lost(later, before, SHORT_ONES.valid) == 0
 
 
 def test_where_nobody_is_a_beginner_the_fewest_will_do() -> None:
