@@ -87,6 +87,7 @@ def protect(progress: Progress | None = None, **settings: Any) -> Run:
     sequences = load(command)
     _require_possible_k(command, sequences)
     k = defence.exposes(command, sequences.n_items)
+    defence = defence.suited(sequences)
     defence.require_people(sequences)
     plain = _plain_target(command, sequences, progress or Quiet())
     defence = defence.keyed(sequences, command.seed)

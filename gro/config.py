@@ -382,3 +382,5 @@ class ReproduceCommand(DeviceSettings):
     """Folder of the results and the plot."""
     plot_only: bool = False
     """Draw the plot of results that are there."""
+    beside: tuple[str, ...] = ()
+    """Cards whose results are drawn in the same frontier, where dataset, model, calls and exposed k are the same."""

@@ -12,7 +12,7 @@ def run(report: Callable[[str, dict[str, Any]], None] = lambda name, measured: N
 
     Returns:
         ``{name: {"ratio": ..., "ours": ..., "theirs": ...}}``; the ratio is a speed-up, for ``protected_step``,
-        ``private_pass`` and the ``defence_`` lines a price.
+        ``private_pass``, ``protected_training`` and the ``defence_`` lines a price.
 
     Raises:
         MissingExtraError: RecBole is not installed.
@@ -28,6 +28,7 @@ def run(report: Callable[[str, dict[str, Any]], None] = lambda name, measured: N
         "theft": theft.calls_per_second,
         "evaluation": recbole.evaluation,
         "private_pass": defences.private_pass,
+        "protected_training": defences.protected_training,
         **{f"defence_{name}": partial(defences.answering, name) for name in defences.serving()},
     }
     found: dict[str, Any] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -46,7 +46,7 @@ def reproduce(settings: Mapping[str, Any], output: Output) -> int:
     if not command.plot_only:
         where: dict[str, Any] = {"data_path": command.data_path, "device": command.device}
         run.run(experiment, command.runs, command.results, report=partial(_row, output), **where)
-    return _written(results, output)
+    return _written(results, output, [command.results / f"{card.read(each).name}.json" for each in command.beside])
 
 
 def frontier(settings: Mapping[str, Any], output: Output) -> int:
@@ -54,8 +54,8 @@ def frontier(settings: Mapping[str, Any], output: Output) -> int:
     return _written(played(partial(_row, output), **settings).path / "frontier.json", output)
 
 
-def _written(results: Path, output: Output) -> int:
-    written = [results, table.write(results), *plot.draw(results)]
+def _written(results: Path, output: Output, beside: Sequence[Path] = ()) -> int:
+    written = [results, table.write(results), *plot.draw(results, beside)]
     report = {"results": str(results), "table": str(written[1]), "plots": [str(path) for path in written[2:]]}
     return show(output, report, "written", ("",), [(str(path),) for path in written])
 

@@ -21,6 +21,7 @@ from gro.defenses.scores import GaussianNoise, HighConfidence, ReverseSigmoid, R
 from gro.defenses.training import TRAININGS, PaperTraining, untrained
 from gro.errors import ConfigError, nearest
 from gro.models import Recommender
+from gro.optimizer.staged import StagedSettings
 
 FOLDER = Path(__file__).parent / "presets"
 PARTS: tuple[type[Part], ...] = (
@@ -90,6 +91,11 @@ class Defence:
         except ConfigError as error:
             raise ConfigError(f"defence '{self.name}': {error}") from None
         return target.k if isinstance(target, Defended) else settings.k
+
+    def suited(self, sequences: Sequences) -> Defence:
+        """The defence as it is trained for these interactions."""
+        training = self.training
+        return replace(self, training=training.suited(sequences)) if isinstance(training, StagedSettings) else self
 
     def require_people(self, sequences: Sequences) -> None:
         """Check, before anything is trained, that the interactions are enough for the defence.

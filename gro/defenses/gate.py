@@ -3,12 +3,12 @@
 A history is judged by how a witness takes it, a model that has learnt other people's, and how the model of beginners
 does: at which place each item stood after those before it, how likely and how popular it was, whether it is there twice
 (:mod:`gro.defenses.witness`). A small recurrent network has learnt from these figures to tell people, whom the witness
-never saw, from every kind of data-free thief (:mod:`gro.defenses.lesson`). A history that ever looked false stays so,
+never saw, from every kind of data-free thief (:mod:`gro.defenses.lesson`). What a history ever looked like it stays,
 however it goes on, as long as it is read whole: of one that is longer than ``max_length`` the latest items are judged.
 
-The list that it gives is the one that a beginner would get after other items than were asked
-(:mod:`gro.defenses.personas`): it looks like a list, is the same whenever the same is asked, and holds nothing that a
-short history would not have told.
+One that is in doubt is answered as a beginner with its latest items would be (:mod:`gro.defenses.personas`): a person
+loses little by it, and a thief learns nothing that a short history would not have told. One that is false is answered
+as a beginner with other items than were asked: it looks like a list and is the same whenever the same is asked.
 
 In the spirit of adaptive misinformation (Kariyappa & Qureshi, CVPR 2020), where the target's own confidence is the
 judge and there is nothing to learn; :class:`gro.defenses.misinformation.Misinformation` is that.
@@ -38,7 +38,7 @@ from gro.ranking import top_k
 
 
 class Gate(ListPart):
-    """Serve beginners the lists of a few personas, and histories that no person has those after other items."""
+    """Serve beginners the lists of a few personas, and histories that hardly a person or no person has those too."""
 
     reads_secret = True
     spends = True
@@ -46,16 +46,21 @@ class Gate(ListPart):
     kind: Literal["gate"] = "gate"
     false_alarms: Annotated[float, Field(gt=0, lt=1)] = 0.01
     """Largest share of the longest histories that a person may have, of people whom the witness does not know, that is
-    taken for false; less where the utility budget says so."""
+    taken for false; less where half of the utility budget says so."""
     thefts: PositiveInt = 192
     """Histories of each kind of thief that it learns from."""
-    personas: PositiveInt = 16
-    """Lists that there are for beginners; more where they would spend half of the utility budget."""
+    personas: PositiveInt = 8
+    """Lists that there are for beginners; more where these serve them too badly."""
     codebook: str | None = None
     """What the personas are like; learnt when the target is protected. Empty where beginners would lose too much by any
     number of them, and the plain target answers."""
     weights: str | None = None
     """Of the network; learnt when the target is protected."""
+    again: bool = True
+    """Whether personas tell people again what is in their history; not where hardly anybody takes an item twice, which
+    is measured when the target is protected."""
+    doubt: float | None = None
+    """Logit above which a history is in doubt; measured when the target is protected."""
     threshold: float | None = None
     """Logit above which a history is false; measured when the target is protected."""
 
@@ -79,37 +84,41 @@ class Gate(ListPart):
         found, spent = fewest_personas(staged, sequences, self.personas, utility_budget / 2)
         left = max(0.0, utility_budget - spent)
         learnt = Lesson(staged, found, sequences, self.thefts).learnt(self.false_alarms, left)
-        return self.model_validate(self.model_dump() | {"codebook": found.written()} | learnt)
+        return self.model_validate(self.model_dump() | {"codebook": found.written(), "again": found.again} | learnt)
 
     def lists(self, answer: Answer) -> Tensor:
         """See :meth:`gro.defenses.base.ListPart.lists`."""
         model, asked = _staged(answer.model), answer.histories
-        false = self.judged(model, asked)
-        few = (lengths(asked) <= model.short) | false
+        doubted, false = self.judged(model, asked)
+        few = (lengths(asked) <= model.short) | doubted
         if not few.any():
             return answer.lists
+        named = asked
         if false.any():
-            names = false_names(model.n_items, answer.secret).to(asked.device)
-            asked = torch.where(false[:, None], names[asked], asked)
+            named = torch.where(
+                false[:, None], false_names(model.n_items, answer.secret).to(asked.device)[asked], asked
+            )
         answering = model.early if self.codebook else model.later
-        beginners = Personas.read(answering, model.short, self.codebook or "")
+        personas = Personas.read(answering, model.short, self.codebook or "", again=self.again)
         lists = answer.lists.clone()
-        lists[few] = top_k(beginners.scores(asked[few]), lists.shape[1])
+        lists[few] = top_k(personas.scores(named[few], asked[few]), lists.shape[1])
         return lists
 
-    def judged(self, model: Staged, histories: Tensor) -> Tensor:
-        """Which of the histories ``[B, T]`` are false ``[B]``.
+    def judged(self, model: Staged, histories: Tensor) -> tuple[Tensor, Tensor]:
+        """Which of the histories ``[B, T]`` are in doubt ``[B]``, and which of those are false ``[B]``.
 
         Raises:
             ConfigError: the gate has learnt nothing.
         """
-        if self.threshold is None:
+        if self.doubt is None or self.threshold is None:
             raise ConfigError("the gate has learnt nothing; protect a target with it")
-        false = lengths(histories) > model.short
-        if false.any():
-            read = features(model, histories[false])
-            false[false.clone()] = suspicion(self._network.to(read.device), read, model.short) > self.threshold
-        return false
+        found = torch.full((len(histories),), -torch.inf, device=histories.device)
+        judged = lengths(histories) > model.short
+        if judged.any():
+            read = features(model, histories[judged])
+            found[judged] = suspicion(self._network.to(read.device), read, model.short)
+        false = found > self.threshold
+        return false | (found > self.doubt), false
 
     @cached_property
     def _network(self) -> Network:

@@ -19,12 +19,14 @@ from torch.nn import functional as F
 
 from gro.data import Sequences
 from gro.defenses.personas import Personas
-from gro.defenses.witness import READERS, Network, features, gains, suspicions
+from gro.defenses.witness import LIKELY, READERS, Network, features, gains, suspicions
 from gro.errors import DataError
+from gro.metrics import ndcg
 from gro.models import padded
 from gro.models.base import device_of, lengths
 from gro.optimizer.staged import HELD, Staged, witnesses
-from gro.ranking import evaluating, top_k
+from gro.ranking import evaluating, places, ranks, top_k
+from gro.subgroups import least_typical
 from gro_surrogates.strategies import Agent, Autoregressive, Coverage, Mimic, Random, RankBiased, Strategy
 
 THIEVES: Final[tuple[Callable[[], Strategy], ...]] = (
@@ -45,6 +47,7 @@ WINDOWS, MOST = 12, 4000
 """Parts of each history that are learnt, and of all, about."""
 LAST: Final = 10
 """Items at the end of each part by which it is measured what people lose."""
+ROWS: Final = 512
 EPOCHS, BATCH, RATE = 25, 128, 3e-3
 """Of the network; the rate falls to 0."""
 
@@ -80,6 +83,8 @@ class Lesson:
 
     Attributes:
         people: what is read of parts of real histories ``[N, T, 12]``.
+        earned: NDCG@10 that the target earns with the last items of each ``[N, T]``, 0 elsewhere.
+        kept: what personas would earn with those of them that are not a beginner's ``[N, T]``.
         fold: the network that does not learn from each ``[N]``; all parts of one history have the same.
     """
 
@@ -100,19 +105,60 @@ class Lesson:
         self.generator, self.rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
         windows, self.fold = self._windows(sequences)
         self.people, self.held = self._read(windows), windows[:, :-1]
+        left = lengths(windows)[:, None] - torch.arange(model.max_length)
+        self.earned, self.kept = self._earned(sequences, left), self._kept(windows, left)
 
     def learnt(self, false_alarms: float, utility_budget: float) -> dict[str, str | float]:
-        """Weights, and the threshold: the lowest that takes no more from people than it may.
+        """Weights, and the lowest thresholds that take no more from people than they may.
 
+        Who is false loses everything, by which half of the budget may go; who is in doubt loses what personas do not
+        keep. Nobody's gain makes up for another's loss, and the least typical tenth has a budget of its own.
         Everybody is judged by the network that has not learnt from him.
         """
         network = self._taught(*map(torch.cat, zip(*(self._theft(make()) for make in self._thieves()), strict=True)))
         with torch.no_grad():
             logits = network.opinions(self.people)[self.fold, torch.arange(len(self.fold))]
         found = suspicions(logits, self.people, self.model.short)
+        before = F.pad(found, (1, -1), value=-torch.inf)
         rarely = float(found[:, -1].quantile(1 - false_alarms, interpolation="higher"))
-        threshold = max(rarely, affordable(found, self.people, utility_budget))
-        return {"weights": network.written(), "threshold": threshold}
+        threshold = max(rarely, affordable(before, self.earned, utility_budget / 2 * float(self.earned.sum())))
+        lost = (self.earned - self.kept.where(before <= threshold, 0)).clamp(min=0)
+        everybody = torch.ones(len(lost), dtype=torch.bool)
+        doubts = [
+            affordable(before[some], lost[some], utility_budget * float(self.earned[some].sum()))
+            for some in (everybody, self._least_typical())
+        ]
+        doubt = max(*doubts, float(found[found.isfinite()].min()))
+        return {"weights": network.written(), "doubt": min(doubt, threshold), "threshold": threshold}
+
+    def _least_typical(self) -> Tensor:
+        """Which tenth of the parts of histories the witness finds least likely ``[N]``."""
+        likely = self.people[..., LIKELY].sum(dim=1) / self.people.any(dim=2).sum(dim=1)
+        return torch.from_numpy(least_typical(likely.double().numpy()))
+
+    def _earned(self, sequences: Sequences, left: Tensor) -> Tensor:
+        """NDCG@10 that the plain target earns with the last items of each part of a history ``[N, T]``.
+
+        It has learnt these parts, so what it makes of them says nothing. It is what the witness earns, and more by as
+        much as the target ranks the validation items of the same people better.
+        """
+        others = np.setdiff1d(np.arange(sequences.n_users), witnesses(sequences))
+        held_out = sequences.of(others).valid
+        later, witness = (ndcg(ranks(model, held_out), 10).mean() for model in (self.model.later, self.model.witness))
+        return max(1.0, float(later / (witness or later or 1.0))) * gains(self.people) * (left <= LAST)
+
+    def _kept(self, windows: Tensor, left: Tensor) -> Tensor:
+        """NDCG@10 that personas earn with the same items where they are not a beginner's ``[N, T]``."""
+        device, kept = device_of(self.model), torch.zeros(left.shape)
+        asked = ((left >= 1) & (left <= LAST))[:, : windows.shape[1]]
+        rows, at = (asked & (torch.arange(windows.shape[1]) > self.model.short)).nonzero(as_tuple=True)
+        with evaluating(self.model):
+            for start in range(0, len(rows), ROWS):
+                some, end = rows[start : start + ROWS], at[start : start + ROWS]
+                before = windows[some] * (torch.arange(windows.shape[1]) < end[:, None])
+                place = places(self.personas.scores(before.to(device)), windows[some, end].to(device))
+                kept[some, end] = torch.from_numpy(ndcg(place.cpu().numpy(), 10)).float()
+        return kept
 
     def _windows(self, sequences: Sequences) -> tuple[Tensor, Tensor]:
         """Parts of histories ``[N, T]``, half of them from the beginning, and the fold of each ``[N]``."""
@@ -206,19 +252,14 @@ def teachers(sequences: Sequences, short: int) -> npt.NDArray[np.int64]:
     return found
 
 
-def affordable(found: Tensor, features: Tensor, budget: float) -> float:
-    """The lowest threshold above which people lose at most a part ``budget`` of the witness's NDCG@10.
-
-    It is measured at the last items of each history; an item is lost where its history looked false before it came.
+def affordable(before: Tensor, cost: Tensor, budget: float) -> float:
+    """The lowest threshold above which people lose at most ``budget``.
 
     Args:
-        found: highest logits so far ``[N, T]``; see :func:`gro.defenses.witness.suspicions`.
-        features: of the same histories ``[N, T, 12]``.
-        budget: from 0 to 1.
+        before: highest logits before each item came ``[N, T]``; see :func:`gro.defenses.witness.suspicions`.
+        cost: what is lost of each item whose history looked false before it came ``[N, T]``.
+        budget: in the same unit.
     """
-    left = features.any(dim=2).flip(1).cumsum(dim=1).flip(1)
-    earned = (gains(features) * (left <= LAST))[:, 1:].flatten()
-    before, order = found[:, :-1].flatten().sort(descending=True)
-    spent = earned[order].cumsum(dim=0)
-    too_much = before[spent > budget * spent[-1]]
+    before, order = before.flatten().sort(descending=True)
+    too_much = before[cost.flatten()[order].cumsum(dim=0) > budget]
     return float(too_much[0]) if len(too_much) else -torch.inf

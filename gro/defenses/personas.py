@@ -21,16 +21,22 @@ from gro.errors import ConfigError
 from gro.metrics import FloatArray, ndcg
 from gro.models import Recommender, StateRecommender, padded
 from gro.models.base import device_of, lengths, most_recent
-from gro.optimizer.staged import HELD, Staged
+from gro.optimizer.staged import HELD, Staged, witnesses
 from gro.ranking import evaluating, ranks
 
-GROWTH, TRIES = 4, 3
+GROWTH, TRIES = 4, 4
 """Where the personas cost too much there are so many times more, so often."""
+ENOUGH: Final = 0.75
+"""Part of what the witness is worth to beginners whom it does not know that the personas must be worth to them."""
+STEPS: Final = 20_000
+"""Beginners' items by which it is measured, at most."""
 LEARNT: Final = 50_000
 """Beginnings of histories that the personas are learnt from, at most."""
 TOGETHER, ROUNDS = 1024, 30
 AFFORDABLE: Final = 1 << 28
 """Distances for which k-means++ chooses where to begin; it takes ``N * C ** 2``."""
+SELDOM: Final = 0.01
+"""Largest share of items that people have for another time where nobody is told again what he has."""
 
 
 class Personas(nn.Module):
@@ -39,24 +45,31 @@ class Personas(nn.Module):
     Attributes:
         model: of beginners.
         codebook: the states ``[C, d]``; ``None`` leaves them as they are.
+        again: whether what is in a history may be told again; otherwise it stands behind everything else.
         max_length: items that are read.
     """
 
     codebook: Tensor | None
 
-    def __init__(self, model: StateRecommender, short: int, codebook: Tensor | None) -> None:
+    def __init__(self, model: StateRecommender, short: int, codebook: Tensor | None, *, again: bool = True) -> None:
         super().__init__()
-        self.model, self.n_items, self.max_length = model, model.n_items, short
+        self.model, self.n_items, self.max_length, self.again = model, model.n_items, short, again
         self.register_buffer("codebook", codebook)
 
-    def scores(self, histories: Tensor) -> Tensor:
-        """Score the next item after each history: ``[B, T]`` to ``[B, n_items]``."""
+    def scores(self, histories: Tensor, asked: Tensor | None = None) -> Tensor:
+        """Score the next item after each history: ``[B, T]`` to ``[B, n_items]``.
+
+        Args:
+            histories: right-padded; the latest items are read.
+            asked: the same histories as they were asked, where ``histories`` has other names for the items.
+        """
         states = _states(self.model, most_recent(histories, self.max_length))
         if self.codebook is not None:
             codebook = self.codebook.to(states)
             away = torch.cdist(states, codebook, compute_mode="donot_use_mm_for_euclid_dist")
             states = codebook[away.argmin(dim=1)]
-        return self.model.item_scores(states)
+        scores = self.model.item_scores(states)
+        return scores if self.again else _behind(scores, histories if asked is None else asked)
 
     def written(self) -> str:
         """The codebook, 32-bit, in base64; empty where there is none."""
@@ -64,7 +77,7 @@ class Personas(nn.Module):
         return base64.b64encode(figures.astype("<f4").tobytes()).decode()
 
     @classmethod
-    def read(cls, model: StateRecommender, short: int, written: str) -> Personas:
+    def read(cls, model: StateRecommender, short: int, written: str, *, again: bool = True) -> Personas:
         """The personas of a model again.
 
         Raises:
@@ -77,25 +90,40 @@ class Personas(nn.Module):
             figures = np.full(width, np.nan, dtype="<f4")
         if len(figures) % width or not np.isfinite(figures).all():
             raise ConfigError(f"the gate's 'codebook' is not one of states of {width} figures")
-        return cls(model, short, torch.from_numpy(figures.reshape(-1, width).copy()) if len(figures) else None)
+        codebook = torch.from_numpy(figures.reshape(-1, width).copy()) if len(figures) else None
+        return cls(model, short, codebook, again=again)
 
 
 def fewest_personas(model: Staged, sequences: Sequences, count: int, budget: float) -> tuple[Personas, float]:
-    """Learn ``count`` personas, or as many more as it takes that people lose at most a part ``budget`` of NDCG@10.
+    """Learn ``count`` personas, or as many more as it takes to serve people.
 
-    Where no number does, the plain target answers beginners: nothing is kept from them then, or from thieves.
+    People lose at most a part ``budget`` of NDCG@10 on validation items. As there may be no beginners among those, the
+    personas are also held to a part :data:`ENOUGH` of what the witness makes of the first items of those whom it does
+    not know. Where no number does, the plain target answers beginners: nothing is kept from them then, or from thieves.
 
     Returns:
         The personas, and the part that they cost on validation items; see :func:`lost`.
     """
     rng = np.random.default_rng(0)
-    states = _beginnings(model.early, model.short, sequences, rng)
-    before = ndcg(ranks(model.later, sequences.valid), 10)
+    states, again = _beginnings(model.early, model.short, sequences, rng), taken_again(sequences) > SELDOM
+    before, steps = ndcg(ranks(model.later, sequences.valid), 10), first_steps(sequences, model.short)
+    needed = ENOUGH * ndcg(ranks(model.witness, steps), 10).sum()
     for number in (count * GROWTH**n for n in range(TRIES)):
-        found = Personas(model.early, model.short, _centroids(states, number, rng).to(device_of(model)))
-        if (cost := lost(found, before, sequences.valid)) <= budget:
+        found = Personas(model.early, model.short, _centroids(states, number, rng).to(device_of(model)), again=again)
+        if (cost := lost(found, before, sequences.valid)) <= budget and ndcg(ranks(found, steps), 10).sum() >= needed:
             return found, cost
     return Personas(model.later, model.short, None), 0.0
+
+
+def first_steps(sequences: Sequences, short: int) -> HeldOut:
+    """The first items of people whom the witness does not know, each after the up to ``short`` ones before it."""
+    others = np.setdiff1d(np.arange(sequences.n_users), witnesses(sequences))
+    begun = [sequences.history(int(user))[:-HELD][: short + 1] for user in others]
+    steps = [history[: end + 1] for history in begun for end in range(1, len(history))]
+    chosen = [steps[n] for n in np.random.default_rng(0).permutation(len(steps))[:STEPS]]
+    bounds = np.cumsum([0, *map(len, chosen)])
+    items = np.concatenate([np.empty(0, dtype=np.int32), *chosen])
+    return HeldOut(Sequences(sequences.name, bounds, items, sequences.item_tokens, bounds[1:].astype(str)), 1)
 
 
 def lost(found: Recommender, before: FloatArray, held_out: HeldOut) -> float:
@@ -103,6 +131,20 @@ def lost(found: Recommender, before: FloatArray, held_out: HeldOut) -> float:
     begun = held_out.lengths <= found.max_length
     after = ndcg(ranks(found, held_out), 10)
     return max(0.0, float((before - after)[begun].sum() / (before.sum() or 1.0)))
+
+
+def taken_again(sequences: Sequences) -> float:
+    """Share of people's items, without what is held out, that they had before."""
+    histories = [sequences.history(user)[:-HELD] for user in range(sequences.n_users)]
+    different = sum(len(np.unique(history)) for history in histories)
+    return 1 - different / (sum(map(len, histories)) or 1)
+
+
+def _behind(scores: Tensor, histories: Tensor) -> Tensor:
+    """Scores ``[B, n_items]`` by which what is in the histories ``[B, T]`` stands last."""
+    there = torch.zeros(len(scores), scores.shape[1] + 1, dtype=torch.bool, device=scores.device)
+    there = there.scatter(1, histories, value=True)[:, 1:]
+    return scores - there * (scores.amax(dim=1) - scores.amin(dim=1) + 1)[:, None]
 
 
 def _beginnings(model: StateRecommender, short: int, sequences: Sequences, rng: np.random.Generator) -> Tensor:

@@ -28,8 +28,8 @@ READERS: Final = 4
 """Networks; each is judged by a part of the people from which the others have learnt."""
 TOGETHER: Final = 1 << 23
 """Scores of a model that are looked at at a time, at most."""
-PLACE: Final = 2
-"""Column of :func:`features` that tells the place of each item after the witness."""
+PLACE, LIKELY = 2, 3
+"""Columns of :func:`features` that tell the place of each item and its log probability after the witness."""
 SCALE: Final = 7.0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,23 @@ from gro.audit.pictures import heat_map
 from gro.drawing import figure, literal, svg
 from gro.experiments.run import load
 
+TARGET = ("dataset", "model", "target")
+SETTING = ("dataset", "model", "calls", "exposed")
 
-def draw(results: Path) -> list[Path]:
+
+def draw(results: Path, beside: Sequence[Path] = ()) -> list[Path]:
     """Draw ``NAME.json`` beside it: ``NAME-frontier.svg``, ``NAME-advantage.svg``, and ``NAME-privacy.svg``, if any is.
 
+    Args:
+        results: what is drawn.
+        beside: other results, whose targets are drawn in the same frontier; see :func:`together`.
+
     Raises:
-        DataError: the file is missing or is not the result of an experiment.
+        DataError: a file is missing or is not the result of an experiment.
         MissingExtraError: matplotlib is not installed.
     """
     content = load(results)
-    drawn = {"frontier": frontier(content), "advantage": advantages(content)}
+    drawn = {"frontier": frontier(together(content, map(load, beside))), "advantage": advantages(content)}
     if any(entry["privacy"] for entry in content["summary"]):
         drawn["privacy"] = privacy(content)
     pictures = []
@@ -29,6 +36,23 @@ def draw(results: Path) -> list[Path]:
         pictures.append(results.with_name(f"{results.stem}-{name}.svg"))
         pictures[-1].write_text(picture, encoding="utf-8")
     return pictures
+
+
+def together(content: Mapping[str, Any], beside: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Results with those of others: of the same dataset, model, calls and exposed k, and of targets not yet there."""
+    rows, summary = list(content["rows"]), list(content["summary"])
+    settings = {tuple(entry[key] for key in SETTING) for entry in summary}
+    for other in beside:
+        there = {tuple(entry[key] for key in TARGET) for entry in summary}
+        added = [
+            entry
+            for entry in other["summary"]
+            if tuple(entry[key] for key in SETTING) in settings and tuple(entry[key] for key in TARGET) not in there
+        ]
+        new = {tuple(entry[key] for key in TARGET) for entry in added}
+        summary += added
+        rows += [row for row in other["rows"] if tuple(row[key] for key in TARGET) in new]
+    return {"summary": summary, "rows": rows}
 
 
 def frontier(content: Mapping[str, Any]) -> str:
@@ -89,7 +113,7 @@ def privacy(content: Mapping[str, Any]) -> str:
 def _worst_points(rows: list[dict[str, Any]], entry: Mapping[str, Any]) -> list[tuple[float, float]]:
     worst: dict[int, tuple[float, float]] = {}
     for row in rows:
-        if all(row[key] == entry[key] for key in ("dataset", "model", "target")):
+        if all(row[key] == entry[key] for key in TARGET):
             point = 100 * row["utility"]["ndcg@10"], 100 * row["surrogate"]["ndcg@10"]
             worst[row["seed"]] = max(point, worst.get(row["seed"], point), key=lambda each: each[1])
     return list(worst.values())

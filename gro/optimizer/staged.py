@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,8 @@ TRAINED: Final = ("early", "witness")
 """Members that are trained beside the plain target."""
 HELD: Final = 2
 """Items at the end of every history that are held out: for validation and for the test."""
+FEW: Final = 0.05
+"""Largest share of people who have no more than a beginner's history."""
 
 
 class StagedSettings(Settings):
@@ -46,7 +48,13 @@ class StagedSettings(Settings):
 
     kind: Literal["staged"] = "staged"
     short: Annotated[int, Field(ge=1)] = 10
-    """Longest history that the model of beginners answers."""
+    """Longest history that the model of beginners answers; less where otherwise more than a twentieth of people were
+    beginners."""
+
+    def suited(self, sequences: Sequences) -> Self:
+        """The settings by which at most :data:`FEW` of these people are beginners; with one item everybody is."""
+        fewest = int(np.quantile(np.diff(sequences.indptr) - HELD, FEW, method="lower"))
+        return self.model_copy(update={"short": max(1, min(self.short, fewest - 1))})
 
 
 class Staged(ScoredRecommender):

@@ -13,7 +13,16 @@ class QuerySettings(Settings):
     """How a thief asks: thieves of the same lines share what was answered."""
 
     queries: Literal[
-        "autoregressive", "random", "rank-biased", "coverage", "agent", "mimic", "mix", "replay", "replay-fitted"
+        "autoregressive",
+        "random",
+        "rank-biased",
+        "coverage",
+        "agent",
+        "mimic",
+        "mix",
+        "replay",
+        "replay-fitted",
+        "splice",
     ] = "autoregressive"
     """How histories start and grow; see gro_surrogates.strategies. The replays need real histories."""
     known: Annotated[float, Field(ge=0, lt=1)] = 0.0

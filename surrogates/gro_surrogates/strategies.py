@@ -13,7 +13,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from gro.models import PADDING
+from gro.models import PADDING, padded
 from gro.models.base import lengths
 
 
@@ -235,6 +235,30 @@ class FittedReplay(Replay):
         return torch.where(real != PADDING, real, chosen)
 
 
+class Splice(Replay):
+    """Replays real histories, then joins parts of two: all that a judge of histories reads in them was done by people.
+
+    Each goes on with what another's history has from some place on, without what it has already.
+    """
+
+    def __init__(self, held: Tensor) -> None:
+        super().__init__(held, Autoregressive())
+
+    def start(self, size: int, n_items: int, generator: torch.Generator) -> Tensor:
+        """Start as a replay does, with another end in mind."""
+        begun = super().start(size, n_items, generator)
+        if self._following is None:
+            others = self._held[torch.randint(len(self._held), (len(begun),), generator=generator)]
+            self._following = padded([self._joined(*pair, generator) for pair in zip(begun, others, strict=True)])
+        return begun
+
+    @staticmethod
+    def _joined(begun: Tensor, other: Tensor, generator: torch.Generator) -> Tensor:
+        begins = int(torch.randint(int((other != PADDING).sum()), (1,), generator=generator))
+        rest = other[begins:]
+        return torch.cat([begun, rest[(rest != PADDING) & ~torch.isin(rest, begun)]])
+
+
 class Mix:
     """Takes turns: every batch of histories is another strategy's."""
 
@@ -267,6 +291,7 @@ DATA_FREE: dict[str, Callable[[float], Strategy]] = {
 DATA_LIMITED: dict[str, Callable[[Tensor], Strategy]] = {
     "replay": lambda held: Replay(held, Autoregressive()),
     "replay-fitted": FittedReplay,
+    "splice": Splice,
 }
 """Strategies that begin with real histories."""
 

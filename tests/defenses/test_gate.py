@@ -55,9 +55,10 @@ def network(seed: int = 0) -> Network:
     return Network().eval().requires_grad_(False)
 
 
-def gate(threshold: float = 0.0) -> Gate:
-    """A gate that has learnt something or other."""
-    return Gate(weights=network().written(), threshold=threshold, codebook=CODEBOOK)
+def gate(threshold: float = 0.0, doubt: float | None = None) -> Gate:
+    """A gate that has learnt something or other; unless it is said otherwise all who are in doubt are false."""
+    doubt = threshold if doubt is None else doubt
+    return Gate(weights=network().written(), threshold=threshold, doubt=doubt, codebook=CODEBOOK)
 
 
 STRICT, LENIENT = gate(-1e9), gate(1e9)
@@ -78,13 +79,20 @@ def another(model: Staged, member: str) -> Staged:
     return Staged(list(members.values()), model.short).eval()
 
 
-def test_a_history_that_looked_false_stays_false() -> None:
+def test_what_a_history_looked_like_it_stays() -> None:
     model, histories = staged().float(), random_histories(60)
-    part = gate(float(suspicion(network(), features(model, histories[:, : SHORT + 2]), SHORT).median()))
-    flags = torch.stack([part.judged(model, histories[:, : length + 1]) for length in range(MAX_LENGTH)])
-    assert not bool(flags[:SHORT].any())
-    assert bool((flags[1:] >= flags[:-1]).all())
-    assert 0 < int(flags[SHORT + 1].sum()) < int(flags[-1].sum()) <= 60
+    looked = suspicion(network(), features(model, histories[:, : SHORT + 2]), SHORT)
+    part = gate(float(looked.quantile(0.6)), float(looked.quantile(0.3)))
+    doubted, false = (
+        torch.stack(flags)
+        for flags in zip(*(part.judged(model, histories[:, : end + 1]) for end in range(MAX_LENGTH)), strict=True)
+    )
+    assert bool((doubted >= false).all())
+    for flags in (doubted, false):
+        assert not bool(flags[:SHORT].any())
+        assert bool((flags[1:] >= flags[:-1]).all())
+        assert 0 < int(flags[SHORT + 1].sum()) < int(flags[-1].sum()) <= 60
+    assert int(false[-1].sum()) < int(doubted[-1].sum())
 
 
 def beginners(model: Staged, histories: Tensor) -> Tensor:
@@ -119,13 +127,41 @@ def test_without_personas_beginners_have_the_plain_target() -> None:
 def test_only_those_above_the_threshold_are_served_decoys() -> None:
     model, histories = staged().float(), random_histories(40)
     part = gate(float(suspicion(network(), features(model, histories), SHORT).median()))
-    false = part.judged(model, histories)
+    _, false = part.judged(model, histories)
     assert int(false.sum()) == 20
     served, true = answers(part, model, histories), top_k(model.later.scores(histories), K)
     assert torch.equal(served[~false], true[~false])
     assert torch.equal(served[false], decoys(model, histories)[false])
     assert not (served[false] == true[false]).all(dim=1).any()
     assert len(served[false].unique(dim=0)) <= PERSONAS
+
+
+@torch.no_grad()
+def test_those_in_doubt_are_answered_as_beginners_with_their_latest_items() -> None:
+    model, histories = staged().float(), random_histories(40)
+    looked = suspicion(network(), features(model, histories), SHORT)
+    part = gate(float(looked.quantile(0.7)), float(looked.quantile(0.4)))
+    doubted, false = part.judged(model, histories)
+    served, honest = answers(part, model, histories), beginners(model, histories[:, -SHORT:])
+    assert 0 < int((doubted & ~false).sum()) < int(doubted.sum()) < 40
+    assert torch.equal(served[doubted & ~false], honest[doubted & ~false])
+    assert torch.equal(served[false], decoys(model, histories)[false])
+    assert torch.equal(served[~doubted], top_k(model.later.scores(histories), K)[~doubted])
+    changed = answers(part, another(model, "later").float(), histories)
+    assert torch.equal(changed[doubted], served[doubted])
+
+
+@pytest.mark.parametrize("part", [STRICT, gate(1e9, -1e9)], ids=["false", "in doubt"])
+@torch.no_grad()
+def test_nobody_is_told_again_what_was_asked_where_people_take_nothing_again(part: Gate) -> None:
+    model = staged(n_items=40).float()
+    told, silent = part, part.model_copy(update={"again": False})
+    for histories in (random_histories(30, n_items=40), random_histories(30, 2, 40)):
+        served = answers(silent, model, histories)
+        assert not bool((served[:, :, None] == histories[:, None, :]).any())
+        for row, whole, history in zip(served, answers(told, model, histories), histories, strict=True):
+            left = [item for item in whole.tolist() if item not in history.tolist()]
+            assert row.tolist()[: len(left)] == left
 
 
 @torch.no_grad()
@@ -166,22 +202,25 @@ def test_personas_have_half_of_the_budget_and_the_lesson_what_they_leave(
     def found(target: Staged, _: Sequences, count: int, budget: float) -> tuple[Personas, float]:
         budgets.append(budget)
         assert count == PERSONAS
-        return Personas.read(target.early, SHORT, CODEBOOK), cost
+        return Personas.read(target.early, SHORT, CODEBOOK, again=False), cost
 
     def learnt(_: Lesson, false_alarms: float, utility_budget: float) -> dict[str, str | float]:
         budgets.extend([utility_budget, false_alarms])
-        return {"weights": network().written(), "threshold": 0.5}
+        return {"weights": network().written(), "doubt": 0.2, "threshold": 0.5}
 
     monkeypatch.setattr(module, "fewest_personas", found)
     monkeypatch.setattr(Lesson, "learnt", learnt)
     fitted = Gate(personas=PERSONAS, false_alarms=0.3).fitted(model, tiny, 0.2)
     assert budgets == pytest.approx([0.1, left, 0.3])
-    assert (fitted.codebook, fitted.threshold) == (CODEBOOK, 0.5)
+    assert (fitted.codebook, fitted.doubt, fitted.threshold, fitted.again) == (CODEBOOK, 0.2, 0.5, False)
 
 
 def test_a_gate_that_has_learnt_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match="the gate has learnt nothing; protect a target with it"):
         answers(Gate(), staged())
+    for left_out in ("doubt", "threshold"):
+        with pytest.raises(ConfigError, match="the gate has learnt nothing"):
+            answers(gate().model_copy(update={left_out: None}), staged())
 
 
 def test_a_target_without_a_witness_is_refused_before_anything_is_trained(tiny: Sequences) -> None:
@@ -195,7 +234,15 @@ def test_a_target_without_a_witness_is_refused_before_anything_is_trained(tiny: 
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"false_alarms": 0.0}, {"false_alarms": 1.0}, {"thefts": 0}, {"personas": 0}, {"threshold": np.nan}]
+    "wrong",
+    [
+        {"false_alarms": 0.0},
+        {"false_alarms": 1.0},
+        {"thefts": 0},
+        {"personas": 0},
+        {"threshold": np.nan},
+        {"doubt": np.inf},
+    ],
 )
 def test_settings_are_checked(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError):

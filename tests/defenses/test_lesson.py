@@ -17,11 +17,14 @@ from gro.defenses import lesson as module
 from gro.defenses.gate import Gate
 from gro.defenses.lesson import Begun, Lesson, affordable, teachers
 from gro.defenses.personas import Personas
-from gro.defenses.witness import FEATURES, READERS, Network, features, gains, suspicions
+from gro.defenses.witness import FEATURES, LIKELY, READERS, Network, features, gains, suspicions
 from gro.errors import DataError
+from gro.metrics import ndcg
 from gro.models import build
+from gro.models.base import lengths
 from gro.optimizer.plain import fit
 from gro.optimizer.staged import HELD, Staged, StagedSettings, fit_staged, witnesses
+from gro.ranking import ranks
 from gro.training import Quiet
 from gro_surrogates.strategies import Agent, Mimic, Random, Strategy
 
@@ -85,7 +88,7 @@ def lesson(learnt: Staged, ring: Sequences) -> Lesson:
 
 
 def share(part: Gate, model: Staged, histories: Tensor) -> float:
-    return float(part.judged(model, histories).float().mean())
+    return float(part.judged(model, histories)[1].float().mean())
 
 
 def test_people_pass_and_random_histories_do_not(fitted: Gate, learnt: Staged) -> None:
@@ -115,40 +118,96 @@ def test_no_more_people_are_taken_for_false_than_stated(
     assert (found >= below.max()).mean() > false_alarms
 
 
-@pytest.mark.parametrize("budget", [0.0, 0.01])
+@pytest.mark.parametrize("budget", [0.0, 0.01, 0.1])
 def test_no_more_is_taken_from_people_than_they_can_afford(
     lesson: Lesson, budget: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "EPOCHS", 5)
     values = lesson.learnt(0.3, budget)
+    false, doubt = float(values["threshold"]) + 1e-5, float(values["doubt"]) + 1e-5
     found = judged(lesson, Network.read(str(values["weights"])))
-    taken, everything = spent(found, lesson.people, float(values["threshold"]) + 1e-6)
-    assert everything > 0
-    assert taken <= budget * everything
-    assert float(values["threshold"]) > float(lesson.learnt(0.3, 1.0)["threshold"])
+    for rare in (False, True):
+        rows = [row for row, least in enumerate(lesson._least_typical().tolist()) if least or not rare]
+        everything = float(lesson.earned[rows].sum())
+        assert everything > 0
+        assert lost(lesson, found, rows, doubt, false) <= budget * everything + 1e-3
+    assert lost(lesson, found, list(range(len(found))), false, false) <= budget / 2 * float(lesson.earned.sum()) + 1e-3
+    assert doubt <= false
+    free = lesson.learnt(0.3, 1.0)
+    assert float(values["doubt"]) > float(free["doubt"])
+    assert np.isfinite(float(free["doubt"]))
 
 
-def spent(found: Tensor, read: Tensor, threshold: float) -> tuple[float, float]:
-    """NDCG of the last items that came after a false alarm, and of all of these: row by row."""
-    taken = everything = 0.0
-    for row, gain, known in zip(found.tolist(), gains(read).tolist(), read.any(dim=2).sum(dim=1).tolist(), strict=True):
-        for place in range(max(1, known - module.LAST), known):
-            everything += gain[place]
-            taken += gain[place] * (row[place - 1] > threshold)
-    return taken, everything
+def lost(lesson: Lesson, found: Tensor, rows: list[int], doubt: float, false: float) -> float:
+    """NDCG of the last items that personas do not keep where there is doubt, and that nobody keeps above that."""
+    taken = 0.0
+    for row in rows:
+        looked, earned, kept = (values[row].tolist() for values in (found, lesson.earned, lesson.kept))
+        for place in range(1, len(earned)):
+            if looked[place - 1] > false:
+                taken += earned[place]
+            elif looked[place - 1] > doubt:
+                taken += max(0.0, earned[place] - kept[place])
+    return taken
 
 
-@given(st.integers(0, 2**30), st.floats(0, 1))
+def test_what_is_earned_is_what_the_witness_has_and_more_by_as_much_as_the_target_is_better(
+    lesson: Lesson, learnt: Staged, ring: Sequences
+) -> None:
+    unknown = ring.of(np.setdiff1d(np.arange(USERS), witnesses(ring))).valid
+    better = ndcg(ranks(learnt.later, unknown), 10).sum() / ndcg(ranks(learnt.witness, unknown), 10).sum()
+    for row in range(0, len(lesson.people), 97):
+        known = int(lesson.people[row].any(dim=1).sum())
+        own = gains(lesson.people[row][None])[0].tolist()
+        for place in range(LONGEST):
+            last = max(0, known - module.LAST) <= place < known
+            assert lesson.earned[row, place] == pytest.approx(max(1.0, better) * own[place] * last, abs=1e-5)
+
+
+@torch.no_grad()
+def test_what_is_kept_is_what_personas_make_of_the_last_items(lesson: Lesson, ring: Sequences) -> None:
+    windows = torch.stack(
+        [torch.tensor([*ring.history(user)[:9].tolist(), *[0] * (user % 3)][:9]) for user in range(6)]
+    )
+    windows[4, 6:] = 0
+    kept = lesson._kept(windows, lengths(windows)[:, None] - torch.arange(LONGEST))
+    assert kept.shape == (6, LONGEST)
+    assert kept.sum() > 0
+    for row, history in enumerate(windows.tolist()):
+        known = len([item for item in history if item])
+        for place in range(LONGEST):
+            wanted = 0.0
+            if SHORT < place < known and known - place <= module.LAST:
+                scores = lesson.personas.scores(windows[row : row + 1, :place])[0]
+                rank = 1 + int((scores > scores[history[place] - 1]).sum())
+                wanted = 1 / np.log2(1 + rank) if rank <= 10 else 0.0
+            assert kept[row, place] == pytest.approx(wanted, abs=1e-5)
+
+
+def test_the_least_typical_are_those_whose_items_the_witness_expected_least(lesson: Lesson) -> None:
+    likely = []
+    for read in lesson.people:
+        own = read[read.any(dim=1)]
+        likely.append(float(own[:, LIKELY].mean()))
+    least = lesson._least_typical().numpy()
+    assert least.sum() == len(likely) // 10
+    assert max(np.array(likely)[least]) <= min(np.array(likely)[~least]) + 1e-6
+
+
+@given(st.integers(0, 2**30), st.floats(0, 12))
 def test_what_is_affordable_is_the_lowest_threshold_within_the_budget(seed: int, budget: float) -> None:
     torch.manual_seed(seed)
-    read = torch.randn(6, 15, FEATURES).abs() * (torch.arange(15) < torch.randint(4, 16, (6, 1)))[..., None]
-    found = suspicions(torch.randint(0, 9, (6, 15)).float(), read, SHORT)
-    threshold = affordable(found, read, budget)
-    taken, everything = spent(found, read, threshold)
-    assert taken <= budget * everything + 1e-4
+    before, cost = torch.randint(0, 9, (6, 5)).float(), torch.rand(6, 5)
+    before[:, 0] = -torch.inf
+
+    def spent(threshold: float) -> float:
+        return float(cost[before > threshold].sum())
+
+    threshold = affordable(before, cost, budget)
+    assert spent(threshold) <= budget + 1e-4
     if np.isfinite(threshold):
-        assert spent(found, read, threshold - 0.5)[0] >= budget * everything - 1e-4
-    assert affordable(found, read, min(1.0, budget + 0.1)) <= threshold
+        assert spent(threshold - 0.5) >= budget - 1e-4
+    assert affordable(before, cost, budget + 0.1) <= threshold
 
 
 def test_learning_is_the_same_whenever_it_is_done(fitted: Gate, learnt: Staged, ring: Sequences) -> None:
@@ -166,13 +225,14 @@ def test_a_gate_that_has_judged_can_learn_anew(
     learnt: Staged, ring: Sequences, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "EPOCHS", 5)
-    used = QUICK.model_copy(update={"weights": Network().written(), "threshold": 0.0, "codebook": ""})
+    used = QUICK.model_copy(update={"weights": Network().written(), "doubt": 0.0, "threshold": 0.0, "codebook": ""})
     used.judged(learnt, random_histories(5, LONGEST, RING))
     again, fresh = used.fitted(learnt, ring), QUICK.fitted(learnt, ring)
     assert again == fresh
     real = torch.tensor([history[:LONGEST] for history in people(50, 2) if len(history) >= LONGEST])
     histories = torch.cat([real, random_histories(50, LONGEST, RING)])
-    assert torch.equal(again.judged(learnt, histories), fresh.judged(learnt, histories))
+    for found, wanted in zip(again.judged(learnt, histories), fresh.judged(learnt, histories), strict=True):
+        assert torch.equal(found, wanted)
 
 
 def test_nobody_is_judged_by_whom_he_has_taught(lesson: Lesson) -> None:

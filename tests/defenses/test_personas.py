@@ -14,12 +14,12 @@ from torch import Tensor
 from gro.config import ProtectionSettings
 from gro.data import Sequences
 from gro.defenses import personas as module
-from gro.defenses.personas import Personas, fewest_personas, lost
+from gro.defenses.personas import Personas, fewest_personas, first_steps, lost, taken_again
 from gro.errors import ConfigError
 from gro.metrics import ndcg
-from gro.models import StateRecommender, padded
+from gro.models import Recommender, StateRecommender, padded
 from gro.models.base import lengths, most_recent
-from gro.optimizer.staged import HELD, Staged, StagedSettings, build_staged
+from gro.optimizer.staged import HELD, Staged, StagedSettings, build_staged, witnesses
 from gro.ranking import ranks, top_k
 
 NAMES = ("SASRec", "GRU4Rec", "NARM", "BERT4Rec")
@@ -69,7 +69,8 @@ def test_each_history_has_the_list_of_the_nearest_state(name: str) -> None:
 
 
 @torch.no_grad()
-def test_there_are_as_many_lists_as_personas_whatever_is_asked() -> None:
+def test_there_are_as_many_lists_as_personas_whatever_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ENOUGH", 0.0)
     personas, _ = fewest_personas(staged(), LONG, 4, 1.0)
     lists = top_k(personas.scores(histories(500)), 10)
     assert 1 < len(lists.unique(dim=0)) <= 4
@@ -107,7 +108,8 @@ def test_centroids_are_in_the_midst_of_their_states() -> None:
     assert len(module._centroids(cloud[:2], 16, np.random.default_rng(0))) == 2
 
 
-def test_where_people_begin_alike_there_are_no_more_personas_than_beginnings() -> None:
+def test_where_people_begin_alike_there_are_no_more_personas_than_beginnings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ENOUGH", 0.0)
     alike = replace(LONG, items=np.full_like(LONG.items, 7))
     with warnings.catch_warnings(action="error"):
         codebook = fewest_personas(staged(), alike, 16, 1.0)[0].codebook
@@ -151,7 +153,8 @@ def test_what_is_lost_is_the_part_of_all_ndcg_that_beginners_no_longer_have() ->
     assert lost(later, before, SHORT_ONES.valid) == 0
 
 
-def test_where_nobody_is_a_beginner_the_fewest_will_do() -> None:
+def test_where_nobody_is_a_beginner_the_fewest_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ENOUGH", 0.0)
     found, cost = fewest_personas(staged(), LONG, 4, 0.0)
     assert found.codebook is not None
     assert (len(found.codebook), cost) == (4, 0.0)
@@ -159,6 +162,7 @@ def test_where_nobody_is_a_beginner_the_fewest_will_do() -> None:
 
 def test_there_are_more_where_beginners_lose_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
     costs = iter([0.3, 0.2, 0.1])
+    monkeypatch.setattr(module, "ENOUGH", 0.0)
     monkeypatch.setattr(module, "lost", lambda *_: next(costs))
     found, cost = fewest_personas(staged(), SHORT_ONES, 2, 0.15)
     assert found.codebook is not None
@@ -172,6 +176,75 @@ def test_where_none_will_do_the_plain_target_answers(monkeypatch: pytest.MonkeyP
     assert (found.codebook, cost, found.written()) == (None, 0.0, "")
     assert found.model is model.later
     assert Personas.read(staged().early, SHORT, "").codebook is None
+
+
+def worth(model: Recommender, known: Sequences) -> float:
+    """NDCG@10 of the first items of people whom the witness does not know, row by row."""
+    earned = []
+    for user in np.setdiff1d(np.arange(known.n_users), witnesses(known)).tolist():
+        history = torch.from_numpy(known.history(user)[:-HELD].astype(np.int64))
+        for at in range(1, min(SHORT + 1, len(history))):
+            with torch.no_grad():
+                place = 1 + int(
+                    (model.scores(history[None, :at]) > model.scores(history[None, :at])[0, history[at] - 1]).sum()
+                )
+            earned.append(1 / np.log2(1 + place) if place <= 10 else 0.0)
+    return float(np.mean(earned))
+
+
+def test_there_are_more_where_the_witness_is_worth_more_to_beginners(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, sizes = staged(), list[float]()
+    for part in (0.0, 0.8, 1.1, 100.0):
+        monkeypatch.setattr(module, "ENOUGH", part)
+        found, _ = fewest_personas(model, LONG, 2, 1.0)
+        if found.codebook is None:
+            assert found.model is model.later
+            sizes.append(np.inf)
+        else:
+            assert worth(found, LONG) >= part * worth(model.witness, LONG) - 1e-6
+            sizes.append(len(found.codebook))
+    assert sizes == sorted(sizes)
+    assert (sizes[0], sizes[-1]) == (2, np.inf)
+
+
+@torch.no_grad()
+def test_first_steps_are_those_of_people_whom_the_witness_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = staged()
+    found = ndcg(ranks(model.early, first_steps(SHORT_ONES, SHORT)), 10)
+    assert found.mean() == pytest.approx(worth(model.early, SHORT_ONES))
+    monkeypatch.setattr(module, "STEPS", 7)
+    assert len(first_steps(SHORT_ONES, SHORT).targets) == 7
+
+
+@pytest.mark.parametrize("shift", [0, 4])
+@torch.no_grad()
+def test_what_is_in_a_history_stands_behind_everything_else(shift: int) -> None:
+    early, codebook, asked = staged().early, torch.randn(5, WIDTH), histories(40)
+    named = torch.where(asked > 0, (asked + shift - 1) % N_ITEMS + 1, 0)
+    plain = Personas(early, SHORT, codebook).scores(named)
+    found = Personas(early, SHORT, codebook, again=False).scores(named, asked if shift else None)
+    for row, whole, history in zip(top_k(found, N_ITEMS), top_k(plain, N_ITEMS), asked, strict=True):
+        there = [item for item in whole.tolist() if item in history.tolist()]
+        assert row.tolist() == [item for item in whole.tolist() if item not in there] + there
+
+
+def test_items_that_people_have_again_are_counted_without_what_is_held_out() -> None:
+    again = total = 0
+    for user in range(SHORT_ONES.n_users):
+        history = SHORT_ONES.history(user)[:-HELD].tolist()
+        total += len(history)
+        again += sum(item in history[:at] for at, item in enumerate(history))
+    assert again > 0
+    assert taken_again(SHORT_ONES) == pytest.approx(again / total)
+
+
+@pytest.mark.parametrize(("seldom", "again"), [(0.5, False), (0.0, True)])
+def test_personas_tell_again_only_where_people_take_again(
+    seldom: float, again: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SELDOM", seldom)
+    monkeypatch.setattr(module, "ENOUGH", 0.0)
+    assert fewest_personas(staged(), LONG, 4, 1.0)[0].again == again
 
 
 @torch.no_grad()

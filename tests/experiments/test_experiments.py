@@ -128,6 +128,23 @@ def test_a_paper_stands_beside_our_figures(experiment: Callable[[str], Experimen
     assert "(7.82)" in copy
 
 
+def test_targets_of_other_results_stand_in_the_same_frontier(results: Path, tmp_path: Path) -> None:
+    content = json.loads(results.read_text())
+    known = {entry["target"] for entry in content["summary"]}
+    other = json.loads(results.read_text().replace('"target": "plain"', '"target": "another"'))
+    found = plot.together(content, [other, other])
+    assert {entry["target"] for entry in found["summary"]} == known | {"another"}
+    assert len(found["summary"]) == len(known) + 1
+    assert found["rows"] == content["rows"] + [row for row in other["rows"] if row["target"] == "another"]
+    for key, value in (("calls", 1), ("exposed", 1), ("model", "NARM"), ("dataset", "ml-1m")):
+        unlike = {**other, "summary": [{**entry, key: value} for entry in other["summary"]]}
+        assert plot.together(content, [unlike]) == {"summary": content["summary"], "rows": content["rows"]}
+    beside = tmp_path / "other.json"
+    beside.write_text(json.dumps(other))
+    assert "another" in plot.draw(results, [beside])[0].read_text()
+    assert "another" not in plot.draw(results)[0].read_text()
+
+
 def row(**changes: Any) -> dict[str, Any]:
     figures = dict.fromkeys(run.FIGURES, 0.1)
     plain = {"dataset": "ring", "model": "SASRec", "target": "plain", "seed": 0, "thief": "a", "calls": 100, "k": 5}

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor, nn
 
@@ -26,7 +28,7 @@ from gro.errors import ArtifactError, ConfigError, DataError
 from gro.models import build
 from gro.models.base import lengths
 from gro.optimizer.plain import fit
-from gro.optimizer.staged import HELD, Staged, StagedSettings, beginnings, build_staged, fit_staged, witnesses
+from gro.optimizer.staged import FEW, HELD, Staged, StagedSettings, beginnings, build_staged, fit_staged, witnesses
 from gro.ranking import lists, ranks, top_k
 from gro.training import Quiet
 
@@ -192,6 +194,18 @@ def test_beginnings_are_the_first_items_without_what_is_held_out(short: int) -> 
     assert max(np.diff(found.train.indptr)) <= short
 
 
+@given(st.lists(st.integers(3, 40), min_size=1, max_size=60), st.integers(1, 12))
+def test_the_first_stage_ends_before_more_than_a_few_are_beginners(sizes: list[int], short: int) -> None:
+    found = StagedSettings(short=short).suited(counted(sizes)).short
+
+    def beginners(longest: int) -> float:
+        return float(np.mean([size - HELD <= longest for size in sizes]))
+
+    assert 1 <= found <= short
+    assert found == 1 or beginners(found) <= FEW
+    assert found == short or beginners(found + 1) > FEW
+
+
 def test_nothing_to_begin_with_is_refused() -> None:
     with pytest.raises(DataError, match="counted: no history has the 5 items that a first stage needs"):
         beginnings(counted([3, 4, 4]), 10)
@@ -302,13 +316,25 @@ def test_lists_are_those_of_the_members_behind_the_gate(run: library.Run) -> Non
     assert isinstance(gate, Gate)
     with torch.inference_mode():
         early, later = artifact.others[0], artifact.model
-        false = gate.judged(Staged([later, *artifact.others], 3), histories)
-        personas = Personas.read(early, 3, gate.codebook or "")
-        decoys = personas.scores(false_names(40, bytes.fromhex("c0ffee"))[histories[:, -3:]])
-        expected = top_k(torch.where(false[:, None], decoys, later.scores(histories)), 10)
+        doubted, false = gate.judged(Staged([later, *artifact.others], 3), histories)
+        personas = Personas.read(early, 3, gate.codebook or "", again=gate.again)
+        decoys = personas.scores(false_names(40, bytes.fromhex("c0ffee"))[histories], histories)
+        answered = torch.where(doubted[:, None], personas.scores(histories), later.scores(histories))
+        expected = top_k(torch.where(false[:, None], decoys, answered), 10)
         for target in targets:
             assert torch.equal(top_k(target.scores(histories), 10), expected)
             assert torch.equal(top_k(target.scores(histories[:, :3]), 10), top_k(personas.scores(histories[:, :3]), 10))
+
+
+def test_where_people_have_few_items_the_first_stage_ends_sooner(learnt: Path, data_path: Path, tmp_path: Path) -> None:
+    card = tmp_path / "long.toml"
+    card.write_text(CARD.replace("short = 3", "short = 7"))
+    where: dict[str, Any] = {"dataset": "tiny", "data_path": data_path, "from_": learnt, "out": tmp_path / "run"}
+    run = library.protect(**where, k=10, epochs=1, defence=str(card))
+    defence = defence_of(load(run.path))
+    assert defence is not None
+    assert defence.training == StagedSettings(short=6)  # of nine items two are held out
+    assert library.protect(**where, k=10, epochs=1, defence=str(card)).report == run.report
 
 
 def test_the_commands_work_on_it(

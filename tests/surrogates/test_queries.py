@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -26,6 +27,7 @@ from gro_surrogates.strategies import (
     Random,
     RankBiased,
     Replay,
+    Splice,
     Strategy,
 )
 
@@ -225,9 +227,11 @@ def test_a_mimic_starts_anywhere_and_later_with_what_was_listed_often() -> None:
     assert int(later[3]) / 3000 == pytest.approx(1001 / 1030, abs=0.015)
 
 
-@pytest.mark.parametrize("make", [lambda: Replay(HELD, Autoregressive()), lambda: FittedReplay(HELD)])
+@pytest.mark.parametrize(
+    "make", [lambda: Replay(HELD, Autoregressive()), lambda: FittedReplay(HELD), lambda: Splice(HELD)]
+)
 def test_real_histories_are_replayed_then_begun_with(make: Callable[[], Strategy]) -> None:
-    answers = run(make(), 200, 5, together=2)
+    answers = run(make(), 500, 5, together=2)
     for sent, real in zip(answers.histories[:4], HELD, strict=True):
         assert sent[: int((real > 0).sum())].tolist() == real[real > 0].tolist()
     assert answers.first[:4].tolist() == [0] * 4
@@ -249,6 +253,20 @@ def test_fitted_places_are_those_of_real_next_items() -> None:
     answered = answers.lists[20:, :-1] > 0
     places = (answers.lists[20:, :-1] == later[:, 1:, None]) & answered
     assert (places.sum(dim=(0, 1)) / places.sum())[2] > 0.9
+
+
+def test_spliced_histories_are_made_of_parts_of_two_real_ones() -> None:
+    held = torch.stack([torch.randperm(N_ITEMS)[:8] + 1 for _ in range(6)])
+    held[1, 5:] = 0
+    answers = run(Splice(held), 2000, 5, together=10)
+    real = [[item for item in row if item] for row in held.tolist()]
+    joined = []
+    for sent, first in zip(answers.histories[6:].tolist(), answers.first[6:].tolist(), strict=True):
+        begun, rest = sent[: first + 1], [item for item in sent[first + 1 :] if item]
+        assert any(row[: first + 1] == begun for row in real)
+        ends = [[item for item in row[place:] if item not in begun] for row in real for place in range(len(row))]
+        joined += [any(end and rest[: len(end)] == end[: len(rest)] for end in ends)] if rest else []
+    assert np.mean(joined) > 0.85
 
 
 @FREE
