@@ -24,7 +24,7 @@ class QuerySettings(Settings):
         "replay-fitted",
         "splice",
     ] = "autoregressive"
-    """How histories start and grow; see gro_surrogates.strategies. The replays need real histories."""
+    """How histories start and grow; see gro_surrogates.strategies. The replays and splice need real histories."""
     known: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the users whose real training histories the thief holds; 0 is a data-free thief."""
     rank_exponent: Annotated[float, Field(ge=0)] = 1.0
