@@ -43,10 +43,11 @@ def reproduce(settings: Mapping[str, Any], output: Output) -> int:
     command = ReproduceCommand.make(settings)
     experiment = card.read(command.card)
     results = command.results / f"{experiment.name}.json"
+    beside = [run.load(command.results / f"{card.read(each).name}.json") for each in command.beside]
     if not command.plot_only:
         where: dict[str, Any] = {"data_path": command.data_path, "device": command.device}
         run.run(experiment, command.runs, command.results, report=partial(_row, output), **where)
-    return _written(results, output, [command.results / f"{card.read(each).name}.json" for each in command.beside])
+    return _written(results, output, beside)
 
 
 def frontier(settings: Mapping[str, Any], output: Output) -> int:
@@ -54,7 +55,7 @@ def frontier(settings: Mapping[str, Any], output: Output) -> int:
     return _written(played(partial(_row, output), **settings).path / "frontier.json", output)
 
 
-def _written(results: Path, output: Output, beside: Sequence[Path] = ()) -> int:
+def _written(results: Path, output: Output, beside: Sequence[Mapping[str, Any]] = ()) -> int:
     written = [results, table.write(results), *plot.draw(results, beside)]
     report = {"results": str(results), "table": str(written[1]), "plots": [str(path) for path in written[2:]]}
     return show(output, report, "written", ("",), [(str(path),) for path in written])

@@ -16,7 +16,7 @@ TARGET = ("dataset", "model", "target")
 SETTING = ("dataset", "model", "calls", "exposed")
 
 
-def draw(results: Path, beside: Sequence[Path] = ()) -> list[Path]:
+def draw(results: Path, beside: Sequence[Mapping[str, Any]] = ()) -> list[Path]:
     """Draw ``NAME.json`` beside it: ``NAME-frontier.svg``, ``NAME-advantage.svg``, and ``NAME-privacy.svg``, if any is.
 
     Args:
@@ -24,11 +24,11 @@ def draw(results: Path, beside: Sequence[Path] = ()) -> list[Path]:
         beside: other results, whose targets are drawn in the same frontier; see :func:`together`.
 
     Raises:
-        DataError: a file is missing or is not the result of an experiment.
+        DataError: the file is missing or is not the result of an experiment.
         MissingExtraError: matplotlib is not installed.
     """
     content = load(results)
-    drawn = {"frontier": frontier(together(content, map(load, beside))), "advantage": advantages(content)}
+    drawn = {"frontier": frontier(together(content, beside)), "advantage": advantages(content)}
     if any(entry["privacy"] for entry in content["summary"]):
         drawn["privacy"] = privacy(content)
     pictures = []

@@ -19,6 +19,8 @@ from gro.experiments import card, plot, run, table
 from gro.experiments.card import Experiment
 from gro.experiments.summary import interval, summarise
 
+Gro = Any
+
 CARD = """
 dataset = "ring"
 seeds = [0, 1]
@@ -128,7 +130,7 @@ def test_a_paper_stands_beside_our_figures(experiment: Callable[[str], Experimen
     assert "(7.82)" in copy
 
 
-def test_targets_of_other_results_stand_in_the_same_frontier(results: Path, tmp_path: Path) -> None:
+def test_targets_of_other_results_stand_in_the_same_frontier(results: Path) -> None:
     content = json.loads(results.read_text())
     known = {entry["target"] for entry in content["summary"]}
     other = json.loads(results.read_text().replace('"target": "plain"', '"target": "another"'))
@@ -139,10 +141,24 @@ def test_targets_of_other_results_stand_in_the_same_frontier(results: Path, tmp_
     for key, value in (("calls", 1), ("exposed", 1), ("model", "NARM"), ("dataset", "ml-1m")):
         unlike = {**other, "summary": [{**entry, key: value} for entry in other["summary"]]}
         assert plot.together(content, [unlike]) == {"summary": content["summary"], "rows": content["rows"]}
-    beside = tmp_path / "other.json"
-    beside.write_text(json.dumps(other))
-    assert "another" in plot.draw(results, [beside])[0].read_text()
+    assert "another" in plot.draw(results, [other])[0].read_text()
     assert "another" not in plot.draw(results)[0].read_text()
+
+
+def test_the_command_draws_other_results_beside_and_writes_nothing_where_there_are_none(
+    gro: Gro, results: Path, tmp_path: Path
+) -> None:
+    for name in ("small", "other"):
+        (tmp_path / f"{name}.toml").write_text(CARD)
+    where = ("reproduce", tmp_path / "small.toml", "--plot-only", "--results", tmp_path, "--quiet")
+    (tmp_path / "small.json").write_text(results.read_text())
+    refused = gro(*where, "--beside", tmp_path / "other.toml")
+    assert (refused.code, len(refused.err.splitlines())) == (2, 1)
+    assert "other.json: not the result of an experiment" in refused.err
+    assert not list(tmp_path.glob("*.svg")) + list(tmp_path.glob("*.md"))
+    (tmp_path / "other.json").write_text(results.read_text().replace('"target": "plain"', '"target": "another"'))
+    assert gro(*where, "--beside", tmp_path / "other.toml").code == 0
+    assert "another" in (tmp_path / "small-frontier.svg").read_text()
 
 
 def row(**changes: Any) -> dict[str, Any]:
