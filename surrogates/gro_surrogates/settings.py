@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from gro.config import Architecture, ModelSettings, PositiveFloat, PositiveInt, Probability, Settings
+from gro_surrogates.strategies import DATA_LIMITED
 
 
 class QuerySettings(Settings):
@@ -93,7 +94,7 @@ class ThiefSettings(QuerySettings, ModelSettings):
     @model_validator(mode="after")
     def _uses_what_it_holds(self) -> Self:
         uses = {
-            f"queries = '{self.queries}'": self.queries.startswith("replay"),
+            f"queries = '{self.queries}'": self.queries in DATA_LIMITED,
             "pretrain": self.pretrain,
             "repair": self.repair > 0,
             "popularity": self.popularity > 0,

@@ -234,14 +234,19 @@ def test_demo_prints_one_table_and_resumes(
     assert "epoch" not in table.err
 
 
-def test_too_few_long_histories_for_the_default_are_told_before_anything_is_trained(
-    gro: Gro, data_path: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_too_few_people_for_the_default_are_told_before_anything_is_trained(
+    gro: Gro, data_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr("gro.api.Training")
-    where = ("--dataset", "tiny", "--data-path", data_path, "--from", plain, "--out", tmp_path / "run")
-    refused = gro("protect", *where, "--k", 5, "--quiet")
+    rows = (data_path / "tiny" / "tiny.inter").read_text().splitlines()
+    (tmp_path / "few").mkdir()
+    few = [row for row in rows if row.split("\t")[0] in {"user_id:token", "u0", "u1", "u2", "u3"}]
+    (tmp_path / "few" / "few.inter").write_text("\n".join(few) + "\n")
+    refused = gro(
+        "protect", "--dataset", "few", "--data-path", tmp_path, "--out", tmp_path / "run", "--k", 5, "--quiet"
+    )
     assert refused.code == 2
-    assert "the gate learns from people with more than 12 interactions; there are too few" in refused.line
+    assert "the gate learns from people with more than 8 interactions; there are too few" in refused.line
     assert not (tmp_path / "run").exists()
 
 
@@ -250,10 +255,11 @@ def test_attack_by_a_thief_who_holds_real_histories(gro: Gro, plain: Path, tmp_p
     answer = gro("attack", plain, "--thief", "few-shot-10", *short, "--out", tmp_path / "theft", "--json")
     assert (answer.code, answer.json["knowledge"], answer.json["calls"]) == (0, "data-limited", 200)
     assert answer.json["floor_is"] in {"popularity", "own data"}
-    refused = gro("attack", plain, "--queries", "replay", *short, "--out", tmp_path / "other")
-    assert refused.code == 2
-    assert "queries = 'replay' needs known above 0" in refused.line
-    assert not (tmp_path / "other").exists()
+    for queries in ("replay", "splice"):
+        refused = gro("attack", plain, "--queries", queries, *short, "--out", tmp_path / "other")
+        assert refused.code == 2
+        assert f"queries = '{queries}' needs known above 0" in refused.line
+        assert not (tmp_path / "other").exists()
 
 
 def test_datasets(gro: Gro, data_path: Path) -> None:
