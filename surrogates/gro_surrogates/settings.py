@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
 from gro.config import Architecture, ModelSettings, PositiveFloat, PositiveInt, Probability, Settings
-from gro_surrogates.strategies import DATA_LIMITED
+
+
+REPLAYS: Final = ("replay", "replay-fitted", "splice")
+"""Ways of asking that need real histories."""
 
 
 class QuerySettings(Settings):
@@ -94,7 +97,7 @@ class ThiefSettings(QuerySettings, ModelSettings):
     @model_validator(mode="after")
     def _uses_what_it_holds(self) -> Self:
         uses = {
-            f"queries = '{self.queries}'": self.queries in DATA_LIMITED,
+            f"queries = '{self.queries}'": self.queries in REPLAYS,
             "pretrain": self.pretrain,
             "repair": self.repair > 0,
             "popularity": self.popularity > 0,

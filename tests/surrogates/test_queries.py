@@ -16,6 +16,7 @@ from gro.models import build
 from gro.serving import RankingService
 from gro_surrogates.answers import GIVE_UP, Answers
 from gro_surrogates.queries import ask
+from gro_surrogates.settings import REPLAYS
 from gro_surrogates.strategies import (
     DATA_FREE,
     DATA_LIMITED,
@@ -239,6 +240,10 @@ def test_real_histories_are_replayed_then_begun_with(make: Callable[[], Strategy
     for sent, first in zip(answers.histories[4:].tolist(), answers.first[4:].tolist(), strict=True):
         assert tuple(sent[: first + 1]) in known
     assert set(answers.first[4:].tolist()) == {0, 1, 2}
+
+
+def test_settings_know_who_needs_real_histories() -> None:
+    assert set(REPLAYS) == DATA_LIMITED.keys()
 
 
 def test_fitted_places_are_those_of_real_next_items() -> None:
