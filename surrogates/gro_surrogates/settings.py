@@ -8,7 +8,6 @@ from pydantic import Field, model_validator
 
 from gro.config import Architecture, ModelSettings, PositiveFloat, PositiveInt, Probability, Settings
 
-
 REPLAYS: Final = ("replay", "replay-fitted", "splice")
 """Ways of asking that need real histories."""
 
