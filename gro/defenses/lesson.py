@@ -24,7 +24,7 @@ from gro.errors import DataError
 from gro.metrics import ndcg
 from gro.models import padded
 from gro.models.base import device_of, lengths
-from gro.optimizer.staged import HELD, Staged, witnesses
+from gro.optimizer.staged import HELD, Staged, strangers
 from gro.ranking import evaluating, places, ranks, top_k
 from gro.subgroups import least_typical
 from gro_surrogates.strategies import Agent, Autoregressive, Coverage, Mimic, Random, RankBiased, Strategy
@@ -123,10 +123,9 @@ class Lesson:
         rarely = float(found[:, -1].quantile(1 - false_alarms, interpolation="higher"))
         threshold = max(rarely, affordable(before, self.earned, utility_budget / 2 * float(self.earned.sum())))
         lost = (self.earned - self.kept.where(before <= threshold, 0)).clamp(min=0)
-        everybody = torch.ones(len(lost), dtype=torch.bool)
         doubts = [
             affordable(before[some], lost[some], utility_budget * float(self.earned[some].sum()))
-            for some in (everybody, self._least_typical())
+            for some in (slice(None), self._least_typical())
         ]
         doubt = max(*doubts, float(found[found.isfinite()].min()))
         return {"weights": network.written(), "doubt": min(doubt, threshold), "threshold": threshold}
@@ -142,8 +141,7 @@ class Lesson:
         It has learnt these parts, so what it makes of them says nothing. It is what the witness earns, and more by as
         much as the target ranks the validation items of the same people better.
         """
-        others = np.setdiff1d(np.arange(sequences.n_users), witnesses(sequences))
-        held_out = sequences.of(others).valid
+        held_out = sequences.of(strangers(sequences)).valid
         later, witness = (ndcg(ranks(model, held_out), 10).mean() for model in (self.model.later, self.model.witness))
         return max(1.0, float(later / (witness or later or 1.0))) * gains(self.people) * (left <= LAST)
 
@@ -243,7 +241,7 @@ def teachers(sequences: Sequences, short: int) -> npt.NDArray[np.int64]:
         DataError: there are too few.
     """
     enough = np.flatnonzero(np.diff(sequences.indptr) > short + HELD)
-    found = np.setdiff1d(enough, witnesses(sequences))
+    found = np.intersect1d(enough, strangers(sequences))
     if len(found) < READERS:
         raise DataError(
             f"{sequences.name}: the gate learns from people with more than {short + HELD} interactions; "

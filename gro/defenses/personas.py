@@ -21,7 +21,7 @@ from gro.errors import ConfigError
 from gro.metrics import FloatArray, ndcg
 from gro.models import Recommender, StateRecommender, padded
 from gro.models.base import device_of, lengths, most_recent
-from gro.optimizer.staged import HELD, Staged, witnesses
+from gro.optimizer.staged import HELD, Staged, strangers
 from gro.ranking import evaluating, ranks
 
 GROWTH, TRIES = 4, 4
@@ -117,8 +117,8 @@ def fewest_personas(model: Staged, sequences: Sequences, count: int, budget: flo
 
 def first_steps(sequences: Sequences, short: int) -> HeldOut:
     """The first items of people whom the witness does not know, each after the up to ``short`` ones before it."""
-    others = np.setdiff1d(np.arange(sequences.n_users), witnesses(sequences))
-    begun = [sequences.history(int(user))[:-HELD][: short + 1] for user in others]
+    known = sequences.train
+    begun = [known.history(int(user))[: short + 1] for user in strangers(sequences)]
     steps = [history[: end + 1] for history in begun for end in range(1, len(history))]
     chosen = [steps[n] for n in np.random.default_rng(0).permutation(len(steps))[:STEPS]]
     bounds = np.cumsum([0, *map(len, chosen)])
@@ -135,9 +135,9 @@ def lost(found: Recommender, before: FloatArray, held_out: HeldOut) -> float:
 
 def taken_again(sequences: Sequences) -> float:
     """Share of people's items, without what is held out, that they had before."""
-    histories = [sequences.history(user)[:-HELD] for user in range(sequences.n_users)]
-    different = sum(len(np.unique(history)) for history in histories)
-    return 1 - different / (sum(map(len, histories)) or 1)
+    known = sequences.train
+    owners = np.repeat(np.arange(known.n_users), np.diff(known.indptr))
+    return 1 - len(np.unique(owners * (known.n_items + 1) + known.items)) / known.n_interactions
 
 
 def _behind(scores: Tensor, histories: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from gro.audit.pictures import heat_map
 from gro.drawing import figure, literal, svg
 from gro.experiments.run import load
 
-TARGET = ("dataset", "model", "target")
-SETTING = ("dataset", "model", "calls", "exposed")
+TARGET = itemgetter("dataset", "model", "target")
+SETTING = itemgetter("dataset", "model", "calls", "exposed")
 
 
 def draw(results: Path, beside: Sequence[Mapping[str, Any]] = ()) -> list[Path]:
@@ -41,17 +42,13 @@ def draw(results: Path, beside: Sequence[Mapping[str, Any]] = ()) -> list[Path]:
 def together(content: Mapping[str, Any], beside: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Results with those of others: of the same dataset, model, calls and exposed k, and of targets not yet there."""
     rows, summary = list(content["rows"]), list(content["summary"])
-    settings = {tuple(entry[key] for key in SETTING) for entry in summary}
+    settings = {SETTING(entry) for entry in summary}
     for other in beside:
-        there = {tuple(entry[key] for key in TARGET) for entry in summary}
-        added = [
-            entry
-            for entry in other["summary"]
-            if tuple(entry[key] for key in SETTING) in settings and tuple(entry[key] for key in TARGET) not in there
-        ]
-        new = {tuple(entry[key] for key in TARGET) for entry in added}
+        there = {TARGET(entry) for entry in summary}
+        added = [each for each in other["summary"] if SETTING(each) in settings and TARGET(each) not in there]
+        new = {TARGET(entry) for entry in added}
         summary += added
-        rows += [row for row in other["rows"] if tuple(row[key] for key in TARGET) in new]
+        rows += [row for row in other["rows"] if TARGET(row) in new]
     return {"summary": summary, "rows": rows}
 
 
@@ -113,7 +110,7 @@ def privacy(content: Mapping[str, Any]) -> str:
 def _worst_points(rows: list[dict[str, Any]], entry: Mapping[str, Any]) -> list[tuple[float, float]]:
     worst: dict[int, tuple[float, float]] = {}
     for row in rows:
-        if all(row[key] == entry[key] for key in TARGET):
+        if TARGET(row) == TARGET(entry):
             point = 100 * row["utility"]["ndcg@10"], 100 * row["surrogate"]["ndcg@10"]
             worst[row["seed"]] = max(point, worst.get(row["seed"], point), key=lambda each: each[1])
     return list(worst.values())

@@ -154,6 +154,11 @@ def witnesses(sequences: Sequences) -> npt.NDArray[np.int64]:
     return np.sort(np.random.default_rng(0).permutation(sequences.n_users)[: max(1, sequences.n_users // 2)])
 
 
+def strangers(sequences: Sequences) -> npt.NDArray[np.int64]:
+    """The users whom the witness does not know, sorted."""
+    return np.setdiff1d(np.arange(sequences.n_users), witnesses(sequences))
+
+
 def beginnings(sequences: Sequences, short: int) -> Sequences:
     """The first ``short`` items of each history and two that follow them, without what is held out.
 

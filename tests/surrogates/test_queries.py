@@ -265,13 +265,17 @@ def test_spliced_histories_are_made_of_parts_of_two_real_ones() -> None:
     held[1, 5:] = 0
     answers = run(Splice(held), 2000, 5, together=10)
     real = [[item for item in row if item] for row in held.tolist()]
-    joined = []
+    joined, own = [], []
     for sent, first in zip(answers.histories[6:].tolist(), answers.first[6:].tolist(), strict=True):
         begun, rest = sent[: first + 1], [item for item in sent[first + 1 :] if item]
         assert any(row[: first + 1] == begun for row in real)
         ends = [[item for item in row[place:] if item not in begun] for row in real for place in range(len(row))]
         joined += [any(end and rest[: len(end)] == end[: len(rest)] for end in ends)] if rest else []
+        whole = next(row for row in real if row[: first + 1] == begun)
+        own += [whole[first + 1 : first + 3] == rest[:2]] if first > 0 and len(rest) > 1 else []
     assert np.mean(joined) > 0.85
+    assert len(own) > 50
+    assert np.mean(own) < 0.5
 
 
 @FREE
