@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from pydantic import JsonValue
 
-from gro.config import ModelSettings, PositiveInt, Settings
+from gro.config import Architecture, ModelSettings, PositiveInt, Settings
 from gro.errors import ArtifactError, ConfigError
 from gro.training import STATE_FILE
 
@@ -46,7 +46,9 @@ class Manifest(Settings):
     settings: dict[str, JsonValue]
     """Settings of the command that made the model."""
     members: PositiveInt = 1
-    """Models of this architecture in the artifact; more than one are an ensemble."""
+    """Models in the artifact; more than one answer together."""
+    others: Architecture | None = None
+    """Architecture of all of them but the first, whose size they have; unset is that of the first."""
     defence: dict[str, JsonValue] | None = None
     """What stands in front of the model when it is served; see :class:`gro.defenses.cards.DefenceCard`."""
     metrics: dict[str, JsonValue]
@@ -54,6 +56,12 @@ class Manifest(Settings):
     """Versions of Python and of the libraries that wrote the artifact."""
     files: dict[ContentFile, str]
     """SHA-256 of each other file, in hexadecimal."""
+
+    @property
+    def models(self) -> list[ModelSettings]:
+        """Settings of every model in the artifact."""
+        others = self.model.model_copy(update={"model": self.others or self.model.model})
+        return [self.model, *[others] * (self.members - 1)]
 
 
 def sha256(content: bytes) -> str:

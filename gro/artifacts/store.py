@@ -57,7 +57,7 @@ class Artifact:
     model: StateRecommender
     """On the CPU, in evaluation mode."""
     others: tuple[StateRecommender, ...]
-    """The other members of an ensemble."""
+    """The models that answer with it."""
     manifest: Manifest
     item_tokens: npt.NDArray[np.str_]
     """Token of every item id, [n_items + 1]; position 0 is the padding."""
@@ -89,7 +89,7 @@ def save(
         seed: seed of the training.
         command: settings of the command, JSON values.
         metrics: what was measured, JSON values; ``None``, not nan, where there is no figure.
-        others: the other members of an ensemble, of the same architecture.
+        others: the models that answer with it, all of one architecture, which may be another, and of the same size.
         defence: what stands in front of the model when it is served, JSON values.
 
     Raises:
@@ -97,8 +97,9 @@ def save(
     """
     folder = folder.resolve()
     require_replaceable(folder)
+    kinds = [settings, *(settings.model_copy(update={"model": type(each).__name__}) for each in others)]
     try:
-        contents = {WEIGHTS: weights.pack([model, *others], settings), ITEMS: _pack_tokens(item_tokens, model.n_items)}
+        contents = {WEIGHTS: weights.pack([model, *others], kinds), ITEMS: _pack_tokens(item_tokens, model.n_items)}
         values = {
             "format": FORMAT,
             "version": VERSION,
@@ -108,7 +109,8 @@ def save(
             "dataset": dataset,
             "seed": seed,
             "settings": command,
-            "members": 1 + len(others),
+            "members": len(kinds),
+            "others": kinds[-1].model if others else None,
             "defence": defence,
             "metrics": metrics,
             "versions": _versions(),
@@ -166,7 +168,7 @@ def load(folder: Path) -> Artifact:
 def _artifact(folder: Path, manifest: Manifest, tensors: bytes, tokens: bytes) -> Artifact:
     item_tokens = _unpack_tokens(folder / ITEMS, tokens, manifest.n_items)
     try:
-        model, *others = weights.unpack(tensors, manifest.model, manifest.n_items, manifest.members)
+        model, *others = weights.unpack(tensors, manifest.models, manifest.n_items)
     except ArtifactError as error:
         raise ArtifactError(f"{folder / WEIGHTS}: {error}") from None
     return Artifact(folder, model, tuple(others), manifest, item_tokens)

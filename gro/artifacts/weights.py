@@ -15,33 +15,33 @@ from gro.errors import ArtifactError, ConfigError
 from gro.models import StateRecommender
 
 
-def pack(models: Sequence[StateRecommender], settings: ModelSettings) -> bytes:
-    """Return the weights of one or more models of one kind on any device; equal weights give equal bytes.
+def pack(models: Sequence[StateRecommender], settings: Sequence[ModelSettings]) -> bytes:
+    """Return the weights of models, each with its settings, on any device; equal weights give equal bytes.
 
     Raises:
-        ArtifactError: a model built from these settings has other tensors.
+        ArtifactError: a model built from its settings has other tensors.
     """
     tensors = {
         f"{_prefix(number)}{name}": tensor.detach().cpu().contiguous()
         for number, model in enumerate(models)
         for name, tensor in _distinct(model).items()
     }
-    _require_fit(tensors, settings, models[0].n_items, len(models))
+    _require_fit(tensors, settings, models[0].n_items)
     return safetensors.torch.save(tensors)
 
 
-def unpack(content: bytes, settings: ModelSettings, n_items: int, count: int) -> list[StateRecommender]:
-    """Build the ``count`` models that :func:`pack` was given, in evaluation mode, on the CPU.
+def unpack(content: bytes, settings: Sequence[ModelSettings], n_items: int) -> list[StateRecommender]:
+    """Build the models that :func:`pack` was given, one of each settings, in evaluation mode, on the CPU.
 
     Raises:
-        ArtifactError: the content is not safetensors, or holds other tensors than the model has.
+        ArtifactError: the content is not safetensors, or holds other tensors than the models have.
     """
     try:
         tensors = safetensors.torch.load(content)
     except SafetensorError as error:
         raise ArtifactError(f"not safetensors: {_one_line(error)}") from None
-    _require_fit(tensors, settings, n_items, count)
-    return [_filled(models.build(settings, n_items), tensors, _prefix(number)) for number in range(count)]
+    _require_fit(tensors, settings, n_items)
+    return [_filled(models.build(each, n_items), tensors, _prefix(number)) for number, each in enumerate(settings)]
 
 
 def _filled(model: StateRecommender, tensors: Mapping[str, Tensor], prefix: str) -> StateRecommender:
@@ -61,10 +61,13 @@ def _distinct(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in state.items() if first[id(tensor)] == name}
 
 
-def _require_fit(tensors: Mapping[str, Tensor], settings: ModelSettings, n_items: int, count: int) -> None:
+def _require_fit(tensors: Mapping[str, Tensor], settings: Sequence[ModelSettings], n_items: int) -> None:
     found = {name: _describe(tensor) for name, tensor in tensors.items()}
-    each = _wanted(settings, n_items)
-    wanted = {f"{_prefix(number)}{name}": tensor for number in range(count) for name, tensor in each.items()}
+    wanted = {
+        f"{_prefix(number)}{name}": tensor
+        for number, each in enumerate(settings)
+        for name, tensor in _wanted(each, n_items).items()
+    }
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
             there, expected = found.get(name, "missing"), wanted.get(name, "nothing")

@@ -4,9 +4,12 @@ A history of a few items looks like anybody's: nothing tells a thief who restart
 just come. But people begin alike, and go on otherwise. A model that has learnt the first items of every history and
 nothing else serves beginners as well as one that has learnt all; and who steals it has a model of beginners.
 
-Beside the two stages there is a witness, of the same architecture, that has learnt the histories of half the people. It
-answers nobody: it says how likely a history is, and of the other half it does so as of anybody new; see
-:mod:`gro.defenses.gate`, which keeps what comes later for histories that people have.
+Beside the two stages there is a witness that has learnt the histories of half the people. It answers nobody: it says
+how likely a history is, and of the other half it does so as of anybody new; see :mod:`gro.defenses.gate`, which keeps
+what comes later for histories that people have.
+
+The model of beginners and the witness are of the target's architecture where one pass of it tells what comes after
+every item of a history; otherwise, as BERT4Rec reads each prefix anew, they are of :data:`READER`.
 """
 
 from __future__ import annotations
@@ -33,6 +36,8 @@ from gro.optimizer.plain import fit
 from gro.ranking import evaluating
 from gro.training import Progress
 
+READER: Final = "SASRec"
+"""Architecture of the members that read every item of a history, where the target's own would take a pass for each."""
 ANY: Final = 512
 """Items after which the witness is asked what is popular."""
 TRAINED: Final = ("early", "witness")
@@ -109,7 +114,10 @@ def build_staged(settings: TrainingSettings, n_items: int, own: StagedSettings) 
     Raises:
         ConfigError: as :func:`gro.models.build` and :class:`Staged`.
     """
-    return Staged([build(settings, n_items, seed=settings.seed + number) for number in range(3)], own.short)
+    later = build(settings, n_items, seed=settings.seed)
+    reading = _reading(later, settings)
+    others = (build(reading, n_items, seed=settings.seed + number) for number in range(1, 1 + len(TRAINED)))
+    return Staged([later, *others], own.short)
 
 
 def fit_staged(
@@ -135,13 +143,17 @@ def fit_staged(
         DataError: no history has enough items.
         ArtifactError: a folder holds a state of other settings or a damaged one.
     """
-    members = [plain]
+    members, reading = [plain], _reading(plain, settings)
     parts = (beginnings(sequences, own.short), sequences.of(witnesses(sequences)))
     for number, (name, part) in enumerate(zip(TRAINED, parts, strict=True), start=1):
-        model = build(settings, sequences.n_items, seed=settings.seed + number).to(device_of(plain))
-        fit(model, part, settings, folder=state_of(name, folder) if folder else None, progress=progress)
+        model = build(reading, sequences.n_items, seed=reading.seed + number).to(device_of(plain))
+        fit(model, part, reading, folder=state_of(name, folder) if folder else None, progress=progress)
         members.append(model.eval())
     return Staged(members, own.short)
+
+
+def _reading(later: StateRecommender, settings: TrainingSettings) -> TrainingSettings:
+    return settings if later.one_pass else settings.model_copy(update={"model": READER})
 
 
 def state_of(name: str, folder: Path) -> Path:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from gro.artifacts import folders, load, require_replaceable, save, store
+from gro.artifacts.manifest import Manifest
 from gro.config import Architecture, ModelSettings, TrainingSettings
 from gro.errors import ArtifactError
 from gro.models import StateRecommender
@@ -45,6 +46,26 @@ def test_what_was_saved_is_what_is_loaded(
     assert artifact.manifest == manifest
     assert np.array_equal(artifact.item_tokens, given_parts["item_tokens"])
     assert sorted(content_of(tmp_path / "new" / "run")) == list(FILES)
+
+
+@pytest.mark.parametrize(("first", "others"), [("BERT4Rec", "SASRec"), ("SASRec", "GRU4Rec"), ("NARM", "NARM")])
+def test_models_that_answer_together_travel_together(
+    tmp_path: Path, first: str, others: str, parts: Parts, scores: Scores
+) -> None:
+    given = [parts(seed, others)["model"] for seed in (4, 5)]
+    save(tmp_path / "run", **parts(3, first, others=given))
+    artifact = load(tmp_path / "run")
+    assert type(artifact.model).__name__ == first
+    assert torch.equal(scores(artifact.model), scores(parts(3, first)["model"]))
+    for found, wanted in zip(artifact.others, given, strict=True):
+        assert type(found) is type(wanted)
+        assert torch.equal(scores(found), scores(wanted))
+
+
+def test_an_artifact_that_names_no_other_architecture_has_one(tmp_path: Path, parts: Parts) -> None:
+    written = save(tmp_path / "run", **parts(3, "NARM", others=[parts(4, "NARM")["model"]]))
+    older = Manifest.model_validate(written.model_dump(exclude={"others"}))
+    assert older.models == written.models == [written.model] * 2
 
 
 def test_a_loaded_model_trains_its_tied_table_as_one(tmp_path: Path, parts: Parts) -> None:

@@ -226,6 +226,20 @@ def test_each_member_learns_its_part(tiny: Sequences) -> None:
         assert torch.equal(flat(member), flat(alone))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_who_reads_every_item_of_a_history_does_so_in_one_pass(name: str, tiny: Sequences) -> None:
+    how = settings(name, epochs=1)
+    plain = build(how, N_ITEMS, seed=7).eval()
+    for found in (staged(name), fit_staged(plain, tiny, how, OWN, folder=None, progress=Quiet())):
+        assert type(found.later) is type(plain)
+        assert found.early.one_pass
+        assert (
+            type(found.early)
+            is type(found.witness)
+            is type(build(settings("SASRec"), 1) if name == "BERT4Rec" else plain)
+        )
+
+
 class Interrupted(Quiet):
     """Stops in the first epoch of the second training."""
 
@@ -335,6 +349,18 @@ def test_where_people_have_few_items_the_first_stage_ends_sooner(learnt: Path, d
     assert defence is not None
     assert defence.training == StagedSettings(short=6)  # of nine items two are held out
     assert library.protect(**where, k=10, epochs=1, defence=str(card)).report == run.report
+
+
+def test_members_of_two_architectures_travel_in_one_artifact(data_path: Path, tmp_path: Path) -> None:
+    card = tmp_path / "gated.toml"
+    card.write_text(CARD)
+    where: dict[str, Any] = {"dataset": "tiny", "data_path": data_path, "out": tmp_path / "run", "defence": str(card)}
+    where |= {"hidden_size": 8, "inner_size": 8, "n_layers": 1, "n_heads": 1, "max_length": MAX_LENGTH}
+    run = library.protect(**where, model="BERT4Rec", k=10, epochs=1)
+    artifact = load(run.path)
+    assert [type(each).__name__ for each in (artifact.model, *artifact.others)] == ["BERT4Rec", "SASRec", "SASRec"]
+    again = library.evaluate(run=run.path).report["target"]
+    assert {key: again[key] for key in run.report["target"]} == run.report["target"]
 
 
 def test_the_commands_work_on_it(
