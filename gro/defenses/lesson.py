@@ -7,7 +7,7 @@ once it does the verdict stays. Some begin with what people did, as those do who
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final
 
@@ -26,7 +26,7 @@ from gro.models import padded
 from gro.models.base import device_of, lengths
 from gro.optimizer.staged import HELD, Staged, strangers
 from gro.ranking import evaluating, places, ranks, top_k
-from gro.subgroups import least_typical
+from gro.subgroups import by_length, least_typical
 from gro_surrogates.strategies import Agent, Autoregressive, Coverage, Mimic, Random, RankBiased, Strategy
 
 THIEVES: Final[tuple[Callable[[], Strategy], ...]] = (
@@ -47,6 +47,9 @@ WINDOWS, MOST = 12, 4000
 """Parts of each history that are learnt, and of all, about."""
 LAST: Final = 10
 """Items at the end of each part by which it is measured what people lose."""
+UNEVEN, COUNTS = 2.5, 0.05
+"""Budgets that people with histories of like length may lose, of what they earn; and the part of what all earn from
+which on they count."""
 ROWS: Final = 512
 EPOCHS, BATCH, RATE = 25, 128, 3e-3
 """Of the network; the rate falls to 0."""
@@ -83,6 +86,7 @@ class Lesson:
 
     Attributes:
         people: what is read of parts of real histories ``[N, T, 12]``.
+        before: number of items of the whole history before each of the parts ``[N, T]``.
         earned: NDCG@10 that the target earns with the last items of each ``[N, T]``, 0 elsewhere.
         kept: what personas would earn with those of them that are not a beginner's ``[N, T]``.
         fold: the network that does not learn from each ``[N]``; all parts of one history have the same.
@@ -103,17 +107,19 @@ class Lesson:
         self.model, self.personas, self.thefts = model, personas, thefts
         seed = int.from_bytes(hashlib.blake2b(sequences.digest.encode(), digest_size=7).digest(), "little")
         self.generator, self.rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
-        windows, self.fold = self._windows(sequences)
+        windows, skipped, self.fold = self._windows(sequences)
         self.people, self.held = self._read(windows), windows[:, :-1]
         left = lengths(windows)[:, None] - torch.arange(model.max_length)
+        self.before = skipped[:, None] + torch.arange(model.max_length)
         self.earned, self.kept = self._earned(sequences, left), self._kept(windows, left)
 
     def learnt(self, false_alarms: float, utility_budget: float) -> dict[str, str | float]:
         """Weights, and the lowest thresholds that take no more from people than they may.
 
         Who is false loses everything, by which half of the budget may go; who is in doubt loses what personas do not
-        keep. Nobody's gain makes up for another's loss, and the least typical tenth has a budget of its own.
-        Everybody is judged by the network that has not learnt from him.
+        keep. Nobody's gain makes up for another's loss: the least typical tenth keeps to the budget by itself, and
+        those with histories of like length to :data:`UNEVEN` times as much. Everybody is judged by the network that has
+        not learnt from him.
         """
         network = self._taught(*map(torch.cat, zip(*(self._theft(make()) for make in self._thieves()), strict=True)))
         with torch.no_grad():
@@ -121,14 +127,24 @@ class Lesson:
         found = suspicions(logits, self.people, self.model.short)
         before = F.pad(found, (1, -1), value=-torch.inf)
         rarely = float(found[:, -1].quantile(1 - false_alarms, interpolation="higher"))
-        threshold = max(rarely, affordable(before, self.earned, utility_budget / 2 * float(self.earned.sum())))
+        shares = [(torch.ones_like(found, dtype=torch.bool), 1.0), *((group, UNEVEN) for group in self._lengths())]
+        threshold = max(rarely, self._lowest(before, self.earned, utility_budget / 2, shares))
         lost = (self.earned - self.kept.where(before <= threshold, 0)).clamp(min=0)
-        doubts = [
-            affordable(before[some], lost[some], utility_budget * float(self.earned[some].sum()))
-            for some in (slice(None), self._least_typical())
-        ]
-        doubt = max(*doubts, float(found[found.isfinite()].min()))
+        shares.append((self._least_typical()[:, None].expand_as(found), 1.0))
+        doubt = max(self._lowest(before, lost, utility_budget, shares), float(found[found.isfinite()].min()))
         return {"weights": network.written(), "doubt": min(doubt, threshold), "threshold": threshold}
+
+    def _lowest(self, before: Tensor, lost: Tensor, budget: float, shares: Iterable[tuple[Tensor, float]]) -> float:
+        """The lowest threshold by which nobody of the groups ``[N, T]`` loses more than his share of the budget."""
+        return max(
+            affordable(before[some], lost[some], share * budget * float(self.earned[some].sum()))
+            for some, share in shares
+        )
+
+    def _lengths(self) -> list[Tensor]:
+        """Items by the length of the history before them ``[N, T]``, where these are enough to count."""
+        groups = [torch.from_numpy(group) for group in by_length(self.before.numpy()).values()]
+        return [group for group in groups if self.earned[group].sum() >= COUNTS * self.earned.sum()]
 
     def _least_typical(self) -> Tensor:
         """Which tenth of the parts of histories the witness finds least likely ``[N]``."""
@@ -158,17 +174,18 @@ class Lesson:
                 kept[some, end] = torch.from_numpy(ndcg(place.cpu().numpy(), 10)).float()
         return kept
 
-    def _windows(self, sequences: Sequences) -> tuple[Tensor, Tensor]:
-        """Parts of histories ``[N, T]``, half of them from the beginning, and the fold of each ``[N]``."""
+    def _windows(self, sequences: Sequences) -> tuple[Tensor, Tensor, Tensor]:
+        """Parts of histories ``[N, T]``, half from the beginning; items before, and the fold of, each ``[N]``."""
         users = self.rng.permutation(teachers(sequences, self.model.short))
-        longest, found, folds = self.model.max_length, list[Tensor](), list[int]()
+        longest, found, skipped, folds = self.model.max_length, list[Tensor](), list[int](), list[int]()
         count = min(WINDOWS, max(1, MOST // len(users)))
         for number, user in enumerate(users):
             history = torch.from_numpy(sequences.history(int(user))[:-HELD].astype(np.int64))
             begins = self.rng.integers(0, max(1, len(history) - longest), count) * self.rng.integers(0, 2, count)
+            skipped += begins.tolist()
             folds += [number % READERS] * count
             found += [history[begin : begin + longest] for begin in begins.tolist()]
-        return padded(found), torch.tensor(folds)
+        return padded(found), torch.tensor(skipped), torch.tensor(folds)
 
     def _thieves(self) -> list[Callable[[], Strategy]]:
         return [*THIEVES, *(partial(Begun, self.held, then()) for then in GOING_ON)]

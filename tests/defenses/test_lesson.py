@@ -118,20 +118,24 @@ def test_no_more_people_are_taken_for_false_than_stated(
     assert (found >= below.max()).mean() > false_alarms
 
 
-@pytest.mark.parametrize("budget", [0.0, 0.01, 0.1])
+@pytest.mark.parametrize(("budget", "uneven"), [(0.0, 2.5), (0.01, 2.5), (0.1, 2.5), (0.1, 0.2)])
 def test_no_more_is_taken_from_people_than_they_can_afford(
-    lesson: Lesson, budget: float, monkeypatch: pytest.MonkeyPatch
+    lesson: Lesson, budget: float, uneven: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "EPOCHS", 5)
+    monkeypatch.setattr(module, "UNEVEN", uneven)
     values = lesson.learnt(0.3, budget)
     false, doubt = float(values["threshold"]) + 1e-5, float(values["doubt"]) + 1e-5
     found = judged(lesson, Network.read(str(values["weights"])))
-    for rare in (False, True):
-        rows = [row for row, least in enumerate(lesson._least_typical().tolist()) if least or not rare]
-        everything = float(lesson.earned[rows].sum())
+    everybody = torch.ones_like(found, dtype=torch.bool)
+    groups = [(everybody, 1.0), (lesson._least_typical()[:, None].expand_as(found), 1.0)]
+    groups += [(group, uneven) for group in lesson._lengths()]
+    for some, share in groups:
+        everything = float(lesson.earned[some].sum())
         assert everything > 0
-        assert lost(lesson, found, rows, doubt, false) <= budget * everything + 1e-3
-    assert lost(lesson, found, list(range(len(found))), false, false) <= budget / 2 * float(lesson.earned.sum()) + 1e-3
+        assert lost(lesson, found, some, doubt, false) <= share * budget * everything + 1e-3
+        if some is not groups[1][0]:
+            assert lost(lesson, found, some, false, false) <= share * budget / 2 * everything + 1e-3
     assert doubt <= false
     free = lesson.learnt(0.3, 1.0)
     assert float(values["doubt"]) > float(free["doubt"])
@@ -139,17 +143,37 @@ def test_no_more_is_taken_from_people_than_they_can_afford(
     assert np.isfinite(float(free["doubt"]))
 
 
-def lost(lesson: Lesson, found: Tensor, rows: list[int], doubt: float, false: float) -> float:
-    """NDCG of the last items that personas do not keep where there is doubt, and that nobody keeps above that."""
-    taken = 0.0
-    for row in rows:
-        looked, earned, kept = (values[row].tolist() for values in (found, lesson.earned, lesson.kept))
-        for place in range(1, len(earned)):
-            if looked[place - 1] > false:
-                taken += earned[place]
-            elif looked[place - 1] > doubt:
-                taken += max(0.0, earned[place] - kept[place])
+def lost(lesson: Lesson, found: Tensor, some: Tensor, doubt: float, false: float) -> float:
+    """NDCG of items ``[N, T]`` that personas do not keep where there is doubt, and that nobody keeps above that."""
+    taken, before = 0.0, found.roll(1, 1)
+    for row, place in some[:, 1:].nonzero().tolist():
+        looked, earned, kept = (float(values[row, place + 1]) for values in (before, lesson.earned, lesson.kept))
+        if looked > false:
+            taken += earned
+        elif looked > doubt:
+            taken += max(0.0, earned - kept)
     return taken
+
+
+def test_lengths_are_those_of_the_whole_histories(
+    lesson: Lesson, ring: Sequences, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "COUNTS", 0.0)
+    few, more, *others = lesson._lengths()
+    assert [int(group.sum()) for group in others[1:]] == [0, 0]
+    unknown = {tuple(ring.history(user)[:-HELD].tolist()) for user in range(USERS)}
+    later = 0
+    for row, history in enumerate(lesson.held.tolist()):
+        part = tuple(item for item in history if item)
+        starts = {at for whole in unknown for at in range(len(whole)) if whole[at : at + len(part)] == part}
+        assert int(lesson.before[row, 0]) in starts
+        later += int(lesson.before[row, 0]) > 0
+        before = lesson.before[row]
+        assert torch.equal(few[row], before <= 10)
+        assert torch.equal(more[row], (before > 10) & (before <= 20))
+    assert later > 100
+    monkeypatch.setattr(module, "COUNTS", 0.99)
+    assert not lesson._lengths()
 
 
 def test_what_is_earned_is_what_the_witness_has_and_more_by_as_much_as_the_target_is_better(
@@ -268,7 +292,7 @@ def test_a_network_is_the_same_whoever_is_in_the_fold_that_it_judges(
 
 
 def test_all_parts_of_a_history_are_in_one_fold(lesson: Lesson, ring: Sequences) -> None:
-    windows, folds = lesson._windows(ring)
+    windows, _, folds = lesson._windows(ring)
     unknown = [f"{ring.history(user)[:-HELD].tolist()}"[1:-1] for user in range(USERS) if user not in witnesses(ring)]
     for rows, own in zip(windows.split(12), folds.split(12), strict=True):
         assert len(own.unique()) == 1
@@ -279,7 +303,7 @@ def test_all_parts_of_a_history_are_in_one_fold(lesson: Lesson, ring: Sequences)
 
 def test_the_witness_knows_none_of_those_who_teach(lesson: Lesson, learnt: Staged, ring: Sequences) -> None:
     unknown = np.setdiff1d(np.arange(USERS), witnesses(ring))
-    windows, _ = lesson._windows(ring)
+    windows, _, _ = lesson._windows(ring)
     assert len(windows) == 12 * len(unknown)
     parts = {tuple(ring.history(int(user))[:-HELD].tolist()) for user in unknown}
     for window in windows[::12].tolist():
@@ -326,7 +350,7 @@ def test_what_is_read_is_as_long_as_the_longest(lesson: Lesson, learnt: Staged) 
 
 
 def test_what_is_learnt_from_are_parts_of_histories_without_what_is_held_out(lesson: Lesson, ring: Sequences) -> None:
-    windows, _ = lesson._windows(ring)
+    windows, _, _ = lesson._windows(ring)
     held_in = [ring.history(user)[:-HELD].tolist() for user in range(USERS)]
     begins = []
     for number in range(0, len(windows), 12):
