@@ -47,9 +47,10 @@ WINDOWS, MOST = 12, 4000
 """Parts of each history that are learnt, and of all, about."""
 LAST: Final = 10
 """Items at the end of each part by which it is measured what people lose."""
-UNEVEN, COUNTS = 2.5, 0.05
-"""Budgets that people with histories of like length may lose, of what they earn; and the part of what all earn from
-which on they count."""
+UNEVEN: Final = 2.5
+"""Budgets that people with histories of like length may lose, of what they earn."""
+COUNTS: Final = 0.05
+"""Part of what all earn from which on such people count: what a handful loses is left to chance."""
 ROWS: Final = 512
 EPOCHS, BATCH, RATE = 25, 128, 3e-3
 """Of the network; the rate falls to 0."""
@@ -86,7 +87,7 @@ class Lesson:
 
     Attributes:
         people: what is read of parts of real histories ``[N, T, 12]``.
-        before: number of items of the whole history before each of the parts ``[N, T]``.
+        length: of the whole history before each item of the parts ``[N, T]``.
         earned: NDCG@10 that the target earns with the last items of each ``[N, T]``, 0 elsewhere.
         kept: what personas would earn with those of them that are not a beginner's ``[N, T]``.
         fold: the network that does not learn from each ``[N]``; all parts of one history have the same.
@@ -110,7 +111,7 @@ class Lesson:
         windows, skipped, self.fold = self._windows(sequences)
         self.people, self.held = self._read(windows), windows[:, :-1]
         left = lengths(windows)[:, None] - torch.arange(model.max_length)
-        self.before = skipped[:, None] + torch.arange(model.max_length)
+        self.length = skipped[:, None] + torch.arange(model.max_length)
         self.earned, self.kept = self._earned(sequences, left), self._kept(windows, left)
 
     def learnt(self, false_alarms: float, utility_budget: float) -> dict[str, str | float]:
@@ -143,7 +144,7 @@ class Lesson:
 
     def _lengths(self) -> list[Tensor]:
         """Items by the length of the history before them ``[N, T]``, where these are enough to count."""
-        groups = [torch.from_numpy(group) for group in by_length(self.before.numpy()).values()]
+        groups = [torch.from_numpy(group) for group in by_length(self.length.numpy()).values()]
         return [group for group in groups if self.earned[group].sum() >= COUNTS * self.earned.sum()]
 
     def _least_typical(self) -> Tensor:

@@ -166,9 +166,9 @@ def test_lengths_are_those_of_the_whole_histories(
     for row, history in enumerate(lesson.held.tolist()):
         part = tuple(item for item in history if item)
         starts = {at for whole in unknown for at in range(len(whole)) if whole[at : at + len(part)] == part}
-        assert int(lesson.before[row, 0]) in starts
-        later += int(lesson.before[row, 0]) > 0
-        before = lesson.before[row]
+        assert int(lesson.length[row, 0]) in starts
+        later += int(lesson.length[row, 0]) > 0
+        before = lesson.length[row]
         assert torch.equal(few[row], before <= 10)
         assert torch.equal(more[row], (before > 10) & (before <= 20))
     assert later > 100
