@@ -58,7 +58,8 @@ class StagedSettings(Settings):
 
     def suited(self, sequences: Sequences) -> Self:
         """The settings by which at most :data:`FEW` of these people are beginners; with one item everybody is."""
-        fewest = int(np.quantile(np.diff(sequences.indptr) - HELD, FEW, method="lower"))
+        known = np.sort(np.diff(sequences.indptr) - HELD)
+        fewest = int(known[int(FEW * len(known))])
         return self.model_copy(update={"short": max(1, min(self.short, fewest - 1))})
 
 

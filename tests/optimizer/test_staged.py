@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor, nn
@@ -195,6 +195,7 @@ def test_beginnings_are_the_first_items_without_what_is_held_out(short: int) -> 
 
 
 @given(st.lists(st.integers(3, 40), min_size=1, max_size=60), st.integers(1, 12))
+@example([4, *[40] * 19], 12)
 def test_the_first_stage_ends_before_more_than_a_few_are_beginners(sizes: list[int], short: int) -> None:
     found = StagedSettings(short=short).suited(counted(sizes)).short
 
