@@ -97,14 +97,15 @@ def save(
     """
     folder = folder.resolve()
     require_replaceable(folder)
-    kinds = [settings, *(settings.model_copy(update={"model": type(each).__name__}) for each in others)]
+    own = settings.part(ModelSettings)
+    kinds = [own, *(own.model_copy(update={"model": type(each).__name__}) for each in others)]
     try:
         contents = {WEIGHTS: weights.pack([model, *others], kinds), ITEMS: _pack_tokens(item_tokens, model.n_items)}
         values = {
             "format": FORMAT,
             "version": VERSION,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "model": {name: getattr(settings, name) for name in ModelSettings.model_fields},
+            "model": own,
             "n_items": model.n_items,
             "dataset": dataset,
             "seed": seed,

@@ -63,10 +63,11 @@ def _distinct(model: nn.Module) -> dict[str, Tensor]:
 
 def _require_fit(tensors: Mapping[str, Tensor], settings: Sequence[ModelSettings], n_items: int) -> None:
     found = {name: _describe(tensor) for name, tensor in tensors.items()}
+    kinds = {kind: _wanted(kind, n_items) for kind in set(settings)}
     wanted = {
         f"{_prefix(number)}{name}": tensor
-        for number, each in enumerate(settings)
-        for name, tensor in _wanted(each, n_items).items()
+        for number, kind in enumerate(settings)
+        for name, tensor in kinds[kind].items()
     }
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):

@@ -147,7 +147,7 @@ def fit_staged(
     members, reading = [plain], _reading(plain, settings)
     parts = (beginnings(sequences, own.short), sequences.of(witnesses(sequences)))
     for number, (name, part) in enumerate(zip(TRAINED, parts, strict=True), start=1):
-        model = build(reading, sequences.n_items, seed=reading.seed + number).to(device_of(plain))
+        model = build(reading, sequences.n_items, seed=settings.seed + number).to(device_of(plain))
         fit(model, part, reading, folder=state_of(name, folder) if folder else None, progress=progress)
         members.append(model.eval())
     return Staged(members, own.short)

@@ -145,9 +145,9 @@ def test_no_more_is_taken_from_people_than_they_can_afford(
 
 def lost(lesson: Lesson, found: Tensor, some: Tensor, doubt: float, false: float) -> float:
     """NDCG of items ``[N, T]`` that personas do not keep where there is doubt, and that nobody keeps above that."""
-    taken, before = 0.0, found.roll(1, 1)
-    for row, place in some[:, 1:].nonzero().tolist():
-        looked, earned, kept = (float(values[row, place + 1]) for values in (before, lesson.earned, lesson.kept))
+    taken, later = 0.0, some[:, 1:]
+    figures = (found[:, :-1], lesson.earned[:, 1:], lesson.kept[:, 1:])
+    for looked, earned, kept in zip(*(values[later].tolist() for values in figures), strict=True):
         if looked > false:
             taken += earned
         elif looked > doubt:
