@@ -20,6 +20,8 @@ Architecture = Literal["SASRec", "GRU4Rec", "NARM", "BERT4Rec"]
 StudentLoss = Literal["ranking", "listwise", "set"]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 PositiveInt = Annotated[int, Field(gt=0)]
+SmallInt = Annotated[int, Field(gt=0, le=64)]
+"""Of what is built one by one, since a file can claim any number."""
 PositiveFloat = Annotated[float, Field(gt=0)]
 SettingsT = TypeVar("SettingsT", bound="Settings")
 _WORD = re.compile(r"'([^']+)'")
@@ -124,7 +126,7 @@ class ModelSettings(Settings):
     max_length: PositiveInt = 50
     """Longest history the model reads; older items are dropped."""
     hidden_size: PositiveInt = 64
-    n_layers: PositiveInt = 2
+    n_layers: SmallInt = 2
     n_heads: PositiveInt = 2
     """Attention heads of SASRec and BERT4Rec."""
     inner_size: PositiveInt = 256

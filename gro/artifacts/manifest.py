@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from pydantic import JsonValue
 
-from gro.config import Architecture, ModelSettings, PositiveInt, Settings
+from gro.config import Architecture, ModelSettings, PositiveInt, Settings, SmallInt
 from gro.errors import ArtifactError, ConfigError
 from gro.training import STATE_FILE
 
@@ -45,7 +45,7 @@ class Manifest(Settings):
     seed: int
     settings: dict[str, JsonValue]
     """Settings of the command that made the model."""
-    members: PositiveInt = 1
+    members: SmallInt = 1
     """Models in the artifact; more than one answer together."""
     others: Architecture | None = None
     """Architecture of all of them but the first, whose size they have; unset is that of the first."""

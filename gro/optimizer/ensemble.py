@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gro.config import ModelSettings, PositiveInt, Settings, TrainingSettings
+from gro.config import ModelSettings, PositiveInt, Settings, SmallInt, TrainingSettings
 from gro.data import Sequences
 from gro.errors import ConfigError
 from gro.models import StateRecommender, TrainableRecommender, build
@@ -34,7 +34,7 @@ class EnsembleSettings(Settings):
     """How many members there are and how they are driven apart."""
 
     kind: Literal["ensemble"] = "ensemble"
-    members: Annotated[int, Field(ge=2)] = 3
+    members: Annotated[SmallInt, Field(ge=2)] = 3
     """Models of the ensemble; training and memory take as many times as much, an answer does not."""
     diversity: Annotated[float, Field(ge=0)] = 0.3
     """Weight of the members' similarity on random histories against the sum of their own losses."""

@@ -141,6 +141,8 @@ def test_a_newer_format_is_refused_by_number(whole: Whole) -> None:
         (lambda v: v["model"].update(hidden_size=9), "n_heads"),
         (lambda v: v["model"].update(hidden_size=4), "attention_norm.bias: float32 [8] in place of float32 [4]"),
         (lambda v: v["model"].update(n_layers=2), "blocks.1"),
+        (lambda v: v["model"].update(n_layers=10**12), "n_layers"),
+        (lambda v: v.update(members=10**12), "members"),
         (lambda v: v["model"].update(hidden_size=2**40), "overflow"),
         (lambda v: v.update(n_items=11), "item tokens"),
         (lambda v: v.update(n_items=0), "n_items"),
