@@ -86,8 +86,8 @@ def protect(progress: Progress | None = None, **settings: Any) -> Run:
         return found
     sequences = load(command)
     _require_possible_k(command, sequences)
-    k = defence.exposes(command, sequences.n_items)
     defence = defence.suited(sequences)
+    k = defence.exposes(command, sequences.n_items)
     defence.require_people(sequences)
     plain = _plain_target(command, sequences, progress or Quiet())
     defence = defence.keyed(sequences, command.seed)

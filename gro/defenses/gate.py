@@ -16,6 +16,7 @@ judge and there is nothing to learn; :class:`gro.defenses.misinformation.Misinfo
 
 from __future__ import annotations
 
+import logging
 from functools import cached_property
 from typing import Annotated, Literal, Self
 
@@ -35,6 +36,8 @@ from gro.models import Recommender
 from gro.models.base import lengths
 from gro.optimizer.staged import Staged, StagedSettings
 from gro.ranking import top_k
+
+logger = logging.getLogger(__name__)
 
 
 class Gate(ListPart):
@@ -82,6 +85,8 @@ class Gate(ListPart):
         """
         staged = _staged(model)
         found, spent = fewest_personas(staged, sequences, self.personas, utility_budget / 2)
+        if found.codebook is None:
+            logger.warning("no number of personas is enough for beginners: the plain target answers them, unprotected")
         left = max(0.0, utility_budget - spent)
         learnt = Lesson(staged, found, sequences, self.thefts).learnt(self.false_alarms, left)
         return self.model_validate(self.model_dump() | {"codebook": found.written(), "again": found.again} | learnt)

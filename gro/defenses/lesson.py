@@ -149,7 +149,7 @@ class Lesson:
 
     def _least_typical(self) -> Tensor:
         """Which tenth of the parts of histories the witness finds least likely ``[N]``."""
-        likely = self.people[..., LIKELY].sum(dim=1) / self.people.any(dim=2).sum(dim=1)
+        likely = self.people[..., LIKELY].sum(dim=1) / (self.people.any(dim=2).sum(dim=1) - 1)
         return torch.from_numpy(least_typical(likely.double().numpy()))
 
     def _earned(self, sequences: Sequences, left: Tensor) -> Tensor:
@@ -182,7 +182,7 @@ class Lesson:
         count = min(WINDOWS, max(1, MOST // len(users)))
         for number, user in enumerate(users):
             history = torch.from_numpy(sequences.history(int(user))[:-HELD].astype(np.int64))
-            begins = self.rng.integers(0, max(1, len(history) - longest), count) * self.rng.integers(0, 2, count)
+            begins = self.rng.integers(0, max(0, len(history) - longest) + 1, count) * self.rng.integers(0, 2, count)
             skipped += begins.tolist()
             folds += [number % READERS] * count
             found += [history[begin : begin + longest] for begin in begins.tolist()]
@@ -198,19 +198,20 @@ class Lesson:
     def _theft(self, strategy: Strategy) -> tuple[Tensor, Tensor]:
         """What is read of the histories of a thief, and with how many items each began.
 
-        Histories have ``max_length`` items: ``[N, max_length, 12]`` and ``[N]``.
+        Each is read in two halves of ``max_length`` items, since who goes on for long is judged by his latest items:
+        ``[N, max_length, 12]`` and ``[N]``.
         """
         model, found, begun = self.model, list[Tensor](), list[int]()
         k = min(100, model.n_items)
         with evaluating(model):
             while (left := self.thefts - len(begun)) > 0:
-                histories = strategy.start(min(left, strategy.together), model.n_items, self.generator)
-                begun += [histories.shape[1]] * len(histories)
-                while histories.shape[1] < model.max_length:
+                histories = strategy.start(min(-(-left // 2), strategy.together), model.n_items, self.generator)
+                begun += [histories.shape[1]] * len(histories) + [1] * len(histories)
+                while histories.shape[1] < 2 * model.max_length:
                     lists = self._answered(histories.to(device_of(model)), k).cpu()
                     following = strategy.pick(histories, lists, model.n_items, self.generator)
                     histories = torch.cat([histories, following[:, None]], dim=1)
-                found.append(histories)
+                found += histories.split(model.max_length, dim=1)
         return self._read(torch.cat(found)), torch.tensor(begun)
 
     def _answered(self, histories: Tensor, k: int) -> Tensor:

@@ -173,12 +173,14 @@ def strangers(sequences: Sequences) -> npt.NDArray[np.int64]:
 
 
 def beginnings(sequences: Sequences, short: int) -> Sequences:
-    """The first ``short`` items of each history and two that follow them, without what is held out.
+    """The first ``short`` items of each history and three that follow them, without what is held out.
+
+    The last two are held out again, so that what comes after ``short`` items is learnt too.
 
     Raises:
         DataError: no history has enough items.
     """
-    begun = [sequences.history(user)[:-HELD][: short + HELD] for user in range(sequences.n_users)]
+    begun = [sequences.history(user)[:-HELD][: short + 1 + HELD] for user in range(sequences.n_users)]
     kept = [(user, history) for user, history in enumerate(begun) if len(history) >= MIN_INTERACTIONS]
     if not kept:
         raise DataError(

@@ -61,6 +61,7 @@ class Answers:
         first: 0-based position ``[S]`` of the item after which the first call was made.
         faults: what was wrong with the answers.
         price: calls that were made for one list.
+        taken_back: lists that were bought beside these and not kept.
     """
 
     histories: Tensor
@@ -68,11 +69,12 @@ class Answers:
     first: Tensor
     faults: Faults = field(default_factory=Faults)
     price: int = 1
+    taken_back: int = 0
 
     @property
     def calls(self) -> int:
         """Number of calls made, answered or not."""
-        return self.price * int((lengths(self.histories) - self.first).sum())
+        return self.price * (int((lengths(self.histories) - self.first).sum()) + self.taken_back)
 
     @property
     def answered(self) -> Tensor:
@@ -149,7 +151,8 @@ def join(groups: Sequence[Answers], faults: Faults, price: int = 1) -> Answers:
     histories = torch.cat([F.pad(g.histories, (0, length - g.histories.shape[1])) for g in groups])
     lists = torch.cat([F.pad(g.lists, (0, k - g.lists.shape[2], 0, length - g.lists.shape[1])) for g in groups])
     faults.short += int(((lists[..., 0] != PADDING) & (lists[..., -1] == PADDING)).sum())
-    return Answers(histories, lists, torch.cat([g.first for g in groups]), faults, price)
+    taken_back = sum(group.taken_back for group in groups)
+    return Answers(histories, lists, torch.cat([g.first for g in groups]), faults, price, taken_back)
 
 
 def compact(lists: Tensor, dropped: Tensor) -> Tensor:

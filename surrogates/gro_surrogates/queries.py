@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gro_surrogates.answers import Answers, Caller, Target, UnansweredError, join
+from gro_surrogates.backtracking import Backtracking
 from gro_surrogates.strategies import Strategy
 from gro_surrogates.tricks import Fused
 
@@ -26,6 +27,7 @@ def ask(
     generator: torch.Generator,
     repeats: int = 1,
     neighbours: int = 0,
+    backtracking: Backtracking | None = None,
     report: Callable[[float], None] = lambda fraction: None,
 ) -> Answers:
     """Spend ``calls`` on histories of ``length`` items (the last one may be shorter).
@@ -43,6 +45,7 @@ def ask(
         generator: source of all choices.
         repeats: calls with the same history whose lists are fused.
         neighbours: further calls with the history less one item; what does not pay for a whole fused list is not spent.
+        backtracking: takes items back; unset keeps whatever comes.
         report: receives the fraction of the budget that is spent.
 
     Raises:
@@ -50,7 +53,7 @@ def ask(
     """
     caller = Caller(target, n_items)
     fused = Fused(caller, repeats, neighbours, generator)
-    groups = list(grow(fused, strategy, n_items, calls, length, generator, report))
+    groups = list(grow(fused, strategy, n_items, calls, length, generator, report, backtracking))
     answers = join(groups, caller.faults, fused.price)
     if not answers.answered.any():
         raise UnansweredError(answers.calls, answers.faults)
@@ -65,30 +68,54 @@ def grow(
     length: int,
     generator: torch.Generator,
     report: Callable[[float], None],
+    backtracking: Backtracking | None = None,
 ) -> Iterator[Answers]:
     """Yield the answers to each batch of histories as it is finished; arguments as in :func:`ask`."""
     lists, spent = calls // fused.price, 0
+    each = length * (1 + backtracking.tries if backtracking else 1)
     while spent < lists and not fused.caller.gone:
         left = lists - spent
-        begun = strategy.start(min(strategy.together, max(1, left // length)), n_items, generator)
+        begun = strategy.start(min(strategy.together, max(1, left // each)), n_items, generator)
         known = begun.shape[1]
         steps = max(1, min(length - known + 1, left))
-        group = _grow(fused, strategy, n_items, begun, steps, generator)
+        spare = left - steps * len(begun)
+        group = _grow(fused, strategy, n_items, begun, steps, generator, backtracking, spare)
         yield group
         spent += group.calls
         report(spent / lists)
 
 
 def _grow(
-    ask_once: Fused, strategy: Strategy, n_items: int, begun: Tensor, steps: int, generator: torch.Generator
+    ask_once: Fused,
+    strategy: Strategy,
+    n_items: int,
+    begun: Tensor,
+    steps: int,
+    generator: torch.Generator,
+    backtracking: Backtracking | None,
+    spare: int,
 ) -> Answers:
-    """Ask after histories ``[B, p]`` and each item they grow by: ``steps`` calls each, fewer if the service goes."""
-    histories, lists = begun, [ask_once(begun)]
+    """Ask after histories ``[B, p]`` and each item they grow by: ``steps`` calls each, fewer if the service goes.
+
+    With ``backtracking`` there are up to ``spare`` further calls, and no more where none is told what is meant for him.
+    """
+    histories, lists, taken_back = begun, [ask_once(begun)], 0
+
+    def another() -> Tensor:
+        return strategy.pick(histories, lists[-1], n_items, generator)
+
     while len(lists) < steps and not ask_once.caller.gone:
-        following = strategy.pick(histories, lists[-1], n_items, generator)
-        histories = torch.cat([histories, following[:, None]], dim=1)
-        lists.append(ask_once(histories))
+        grown = torch.cat([histories, another()[:, None]], dim=1)
+        answered = ask_once(grown)
+        if backtracking is not None:
+            grown, answered, whose, more = backtracking(grown, answered, another, ask_once, spare - taken_back)
+            lists, taken_back = [each[whose] for each in lists], taken_back + more
+        histories = grown
+        lists.append(answered)
+        if backtracking is not None and not answered.any():
+            break
     first = begun.shape[1] - 1
     k = max(answer.shape[1] for answer in lists)
     received = torch.stack([F.pad(answer, (0, k - answer.shape[1])) for answer in lists], dim=1)
-    return Answers(histories, F.pad(received, (0, 0, first, 0)), torch.full((len(begun),), first))
+    answers = F.pad(received, (0, 0, first, 0))
+    return Answers(histories, answers, torch.full((len(begun),), first), taken_back=taken_back)

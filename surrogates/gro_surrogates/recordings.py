@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from gro.errors import ArtifactError
 from gro.training import read_state, write_state
 from gro_surrogates.answers import Answers, Faults, UnansweredError, join
@@ -139,6 +141,7 @@ def _write(folder: Path, parts: Iterable[Answers], faults: Faults, described: st
     answered = False
     for part in parts:
         tensors = {"histories": part.histories, "lists": part.lists, "first": part.first}
+        tensors["taken_back"] = torch.tensor(part.taken_back)
         write_state(folder / _file(number), tensors, {"settings": described})
         number, calls, price = number + 1, calls + part.calls, part.price
         answered = answered or bool(part.answered.any())
@@ -158,7 +161,8 @@ def _read(folder: Path, described: str) -> Recording:
 
     def read(file: Path) -> Answers:
         tensors = read_state(file, described)[1]
-        return Answers(tensors["histories"], tensors["lists"], tensors["first"], price=price)
+        kept = tensors["histories"], tensors["lists"], tensors["first"]
+        return Answers(*kept, price=price, taken_back=int(tensors["taken_back"]))
 
     return Recording([partial(read, file) for file in files], calls, faults)
 

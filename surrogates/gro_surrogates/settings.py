@@ -38,6 +38,11 @@ class QuerySettings(Settings):
     """Calls with the history less one item, fused with those."""
     sequence_length: PositiveInt | None = None
     """Calls per history; unset is ``max_length``."""
+    backtrack: Annotated[int, Field(ge=0)] = 0
+    """Times that the last item of a history is taken back and another one tried, where the list is one that many get;
+    where none helps the list is left out. See gro_surrogates.backtracking."""
+    beginner: PositiveInt = 10
+    """Items of the longest history after which a list that many get is as good as any, for one who backtracks."""
 
     @property
     def price(self) -> int:
@@ -89,7 +94,8 @@ class ThiefSettings(QuerySettings, ModelSettings):
     def knowledge(self) -> Literal["data-free", "data-limited", "adaptive"]:
         """The threat model: adaptive once it does anything that only pays against a defence."""
         doubts_the_order = self.loss in {"set", "trimmed"} or self.truncate
-        if self.price > 1 or self.decoys or self.invert or self.clones or doubts_the_order:
+        undoes = self.decoys or self.invert or self.backtrack
+        if self.price > 1 or undoes or self.clones or doubts_the_order:
             return "adaptive"
         return "data-limited" if self.known else "data-free"
 

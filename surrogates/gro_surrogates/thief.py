@@ -17,6 +17,7 @@ from gro.models import PADDING, StateRecommender, build
 from gro.models.base import lengths, most_recent
 from gro.training import Log, Progress, Quiet, Trainer
 from gro_surrogates.answers import Answers, Caller, Faults, Target, UnansweredError
+from gro_surrogates.backtracking import Backtracking
 from gro_surrogates.distillation import Beside, held_out_agreement, learn_epoch, learn_held_epoch, next_item_gain
 from gro_surrogates.fusion import RankFusion
 from gro_surrogates.inversion import Shadows, cleaned, learn_inversion
@@ -115,7 +116,9 @@ class Thief:
         def buy(faults: Faults) -> Iterator[Answers]:
             generator = torch.Generator().manual_seed(seed)
             fused = Fused(Caller(target, n_items, faults), settings.repeats, settings.neighbours, generator)
-            return grow(fused, strategy, n_items, calls, length, generator, partial(self.progress.step, -1))
+            tries, report = settings.backtrack, partial(self.progress.step, -1)
+            backtracking = Backtracking(tries, settings.beginner, n_items, generator) if tries else None
+            return grow(fused, strategy, n_items, calls, length, generator, report, backtracking)
 
         asked = settings.part(QuerySettings).model_copy(update={"sequence_length": length})
         own = "" if self.strategy is None else f"{type(self.strategy).__module__}.{type(self.strategy).__qualname__} "

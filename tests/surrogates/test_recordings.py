@@ -87,6 +87,15 @@ def test_a_part_is_as_long_as_its_calls_cost(monkeypatch: pytest.MonkeyPatch) ->
     assert {part.price for part in parts} == {2}
 
 
+def test_lists_that_were_not_kept_are_counted_when_they_are_read_again(
+    folder: Path | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recordings, "PART", 30)
+    recording = record(lambda faults: (replace(each, taken_back=5) for each in groups(5)), 2, folder)
+    assert [part.calls for part in recording] == [2 * 17] * 5
+    assert recording.calls == 170
+
+
 def test_a_change_is_made_whenever_a_part_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recordings, "PART", 24)
     recording, changed = record(lambda faults: groups(5), 1), []

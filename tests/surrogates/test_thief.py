@@ -215,6 +215,7 @@ def test_clones_of_an_ensemble_each_learn_real_histories() -> None:
         ({"known": 0.1, "popularity": 0.1}, "data-limited"),
         *(({name: value}, "adaptive") for name, value in [("invert", True), ("clones", ["NARM"]), ("neighbours", 1)]),
         *(({name: value}, "adaptive") for name, value in [("truncate", 5), ("loss", "set"), ("decoys", 3.0)]),
+        ({"backtrack": 1}, "adaptive"),
         ({"known": 0.1, "invert": True}, "adaptive"),
     ],
 )

@@ -1,0 +1,117 @@
+"""How a thief undoes what a service takes amiss: the lists that it gives to many tell him that it does.
+
+A defence that answers histories which nobody has by lists that others get too says so by them. Who knows that takes his
+last item back and tries another, until what he is told is meant for him.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gro.models import PADDING
+
+TOP: Final = 20
+"""First items of a list by which it is known again."""
+COMMON: Final = 0.75
+"""Part of them that a list known before must have."""
+MOST: Final = 512
+"""Lists that are remembered, at most."""
+
+
+class Canned:
+    """Lists that more than one history was answered by, whatever was left out of them.
+
+    Args:
+        n_items: size of the catalogue.
+    """
+
+    def __init__(self, n_items: int) -> None:
+        self._place = torch.empty(0, n_items + 1, dtype=torch.long)
+        self._met = torch.empty(0, dtype=torch.long)
+
+    def learn(self, lists: Tensor) -> None:
+        """Remember lists ``[B, k]``, right-padded, and how often each was met."""
+        for each in lists.long():
+            same = self._same(each[None])[0]
+            if same.any():
+                self._met[same.nonzero()[0, 0]] += 1
+            elif each[0] != PADDING and len(self._met) < MOST:
+                place = torch.full((1, self._place.shape[1]), -1).scatter(1, each[None], torch.arange(len(each))[None])
+                place[:, PADDING] = -1
+                self._place = torch.cat([self._place, place])
+                self._met = torch.cat([self._met, torch.ones(1, dtype=torch.long)])
+
+    def known(self, lists: Tensor) -> Tensor:
+        """Which of the lists ``[B, k]`` are among them ``[B]``."""
+        return self._same(lists)[:, self._met > 1].any(dim=1)
+
+    def _same(self, lists: Tensor) -> Tensor:
+        """Which first items of lists ``[B, k]`` stand as in those that were met ``[B, C]``."""
+        first = lists[:, :TOP].long()
+        place = self._place[:, first].transpose(0, 1)
+        there = place >= 0
+        ordered = (~there | (place >= place.cummax(dim=2).values)).all(dim=2)
+        return ordered & (there.sum(dim=2) >= COMMON * (first != PADDING).sum(dim=1).clamp(min=1)[:, None])
+
+
+class Backtracking:
+    """Takes back the last items of histories that were answered by a list that beginners get, and tries others.
+
+    Args:
+        tries: times that an item is taken back, before the history is given up for a copy of one that fares better.
+        beginner: items of the longest history of which the lists may be what many get.
+        n_items: size of the catalogue.
+        generator: draws the histories that are gone on with.
+    """
+
+    def __init__(self, tries: int, beginner: int, n_items: int, generator: torch.Generator) -> None:
+        self.tries, self._beginner, self._generator = tries, beginner, generator
+        self._canned = Canned(n_items)
+
+    def __call__(
+        self,
+        histories: Tensor,
+        lists: Tensor,
+        another: Callable[[], Tensor],
+        ask: Callable[[Tensor], Tensor],
+        spare: int,
+    ) -> tuple[Tensor, Tensor, Tensor, int]:
+        """Mend histories ``[B, t]`` that were answered by ``lists [B, k]``.
+
+        Args:
+            histories: what was asked.
+            lists: what came back.
+            another: chooses other last items ``[B]``.
+            ask: asks the service.
+            spare: calls that may be made.
+
+        Returns:
+            The histories, their lists (all padding where they are what many get), whose histories they go on ``[B]``,
+            and the calls that were made.
+        """
+        whose, calls = torch.arange(len(histories)), 0
+        if histories.shape[1] <= self._beginner:
+            self._canned.learn(lists)
+            return histories, lists, whose, calls
+        histories, wrong = histories.clone(), self._canned.known(lists)
+        for _ in range(self.tries):
+            rows = wrong.nonzero()[:, 0]
+            if not len(rows) or calls + len(rows) > spare:
+                break
+            histories[rows, -1] = another()[rows]
+            got, calls = ask(histories[rows]), calls + len(rows)
+            width = max(got.shape[1], lists.shape[1])
+            lists = F.pad(lists, (0, width - lists.shape[1]))
+            lists[rows] = F.pad(got, (0, width - got.shape[1]))
+            wrong[rows] = self._canned.known(got)
+        fine = (~wrong).nonzero()[:, 0]
+        if len(fine):
+            drawn = torch.randint(len(fine), (int(wrong.sum()),), generator=self._generator)
+            whose[wrong] = fine[drawn]
+            return histories[whose], lists[whose], whose, calls
+        return histories, torch.zeros_like(lists), whose, calls
