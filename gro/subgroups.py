@@ -84,8 +84,9 @@ def group_loss(plain: FloatArray, served: FloatArray, seed: int = 0) -> dict[str
     """What a group loses whose gains, such as NDCG@10, go from ``plain [n]`` to ``served [n]``; at least one user.
 
     Returns:
-        ``{"users": n, "plain": mean, "served": mean, "loss": relative loss, "interval": [low, high]}``: the loss is
-        ``None`` where the plain gains are all 0, its 95 % bootstrap interval also for one user.
+        ``{"users": n, "plain": mean, "served": mean, "loss": relative loss, "interval": [low, high], "gross": loss of
+        those who lose}``: the losses, parts of all plain gains, are ``None`` where these are all 0, the 95 % bootstrap
+        interval of the net one also for one user.
     """
     before, after = float(plain.mean()), float(served.mean())
     bounds = loss_interval(plain, served, seed=seed) if before and len(plain) > 1 else None
@@ -95,6 +96,7 @@ def group_loss(plain: FloatArray, served: FloatArray, seed: int = 0) -> dict[str
         "served": after,
         "loss": 1 - after / before if before else None,
         "interval": None if bounds is None else list(bounds),
+        "gross": float((plain - served).clip(min=0).mean()) / before if before else None,
     }
 
 

@@ -128,14 +128,25 @@ def test_a_group_loses_what_its_sums_say(seed: int, n: int) -> None:
     assert (found["users"], found["interval"]) == (n, list(loss_interval(plain, served, seed=seed)))
     assert [found["plain"] * n, found["served"] * n] == pytest.approx([plain.sum(), served.sum()])
     assert found["loss"] == pytest.approx(1 - served.sum() / plain.sum())
+    lost = sum(before - after for before, after in zip(plain, served, strict=True) if after < before)
+    assert found["gross"] == pytest.approx(lost / plain.sum())
+    assert found["gross"] >= max(0.0, found["loss"]) - 1e-12
 
 
 @pytest.mark.parametrize(
     ("plain", "served", "wanted"),
     [
-        ([0.5], [0.25], {"users": 1, "plain": 0.5, "served": 0.25, "loss": 0.5, "interval": None}),
-        ([0.0, 0.0], [0.0, 1.0], {"users": 2, "plain": 0.0, "served": 0.5, "loss": None, "interval": None}),
-        ([1.0, 0.5], [1.0, 0.5], {"users": 2, "plain": 0.75, "served": 0.75, "loss": 0.0, "interval": [0.0, 0.0]}),
+        ([0.5], [0.25], {"users": 1, "plain": 0.5, "served": 0.25, "loss": 0.5, "interval": None, "gross": 0.5}),
+        (
+            [0.0, 0.0],
+            [0.0, 1.0],
+            {"users": 2, "plain": 0.0, "served": 0.5, "loss": None, "interval": None, "gross": None},
+        ),
+        (
+            [1.0, 0.5],
+            [1.0, 0.5],
+            {"users": 2, "plain": 0.75, "served": 0.75, "loss": 0.0, "interval": [0.0, 0.0], "gross": 0.0},
+        ),
     ],
 )
 def test_what_a_group_loses_where_there_is_no_figure(

@@ -20,7 +20,7 @@ Values = Mapping[str, Any]
 
 UTILITY = {"hr@10": "HR@10 %", "hr@20": "HR@20 %", "ndcg@10": "NDCG@10 %", "ndcg@20": "NDCG@20 %"}
 GROUPS = {"history_length": "items before", "next_item": "next item", "typicality": "history"}
-LOSSES = ("people", "users", "plain NDCG@10 %", "NDCG@10 %", "loss %")
+LOSSES = ("people", "users", "plain NDCG@10 %", "NDCG@10 %", "loss %", "gross loss %")
 
 
 def train(settings: Values, output: Output) -> int:
@@ -110,7 +110,8 @@ def _losses(found: Values) -> Iterator[tuple[str, ...]]:
     groups = {f"{kind}: {name}": group for key, kind in GROUPS.items() for name, group in found[key].items()}
     for name, group in {"all": found["all"], **groups}.items():
         means = percent(group["plain"]), percent(group["served"])
-        yield name, f"{group['users']:,}", *means, percent(group["loss"], group["interval"])
+        losses = percent(group["loss"], group["interval"]), percent(group["gross"])
+        yield name, f"{group['users']:,}", *means, *losses
 
 
 def _row(name: str, figures: Values) -> tuple[str, ...]:

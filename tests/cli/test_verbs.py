@@ -120,7 +120,7 @@ def test_evaluate_against_a_plain_target(gro: Gro, data_path: Path, learnt: Path
     group = found["all"]
     low, high = (f"{100 * bound:.1f}" for bound in group["interval"])
     figures = [f"{100 * group[name]:.2f}" for name in ("plain", "served", "loss")]
-    assert lines[start + 2].split() == ["all", "60", *figures, f"[{low},", f"{high}]"]
+    assert lines[start + 2].split() == ["all", "60", *figures, f"[{low},", f"{high}]", f"{100 * group['gross']:.2f}"]
     refused = gro("evaluate", learnt, "--against", tmp_path / "run", "--quiet")
     assert refused.code == 2
     assert "run: has a defence already; give the plain target that it was made from" in refused.line

@@ -215,6 +215,19 @@ def test_personas_have_half_of_the_budget_and_the_lesson_what_they_leave(
     assert (fitted.codebook, fitted.doubt, fitted.threshold, fitted.again) == (CODEBOOK, 0.2, 0.5, False)
 
 
+def test_it_is_said_where_beginners_are_not_protected(
+    tiny: Sequences, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = staged().float()
+    monkeypatch.setattr(Lesson, "learnt", lambda *_: {"weights": network().written(), "doubt": 0.2, "threshold": 0.5})
+    protected, bare = Personas.read(model.early, SHORT, CODEBOOK), Personas(model.later, SHORT, None)
+    for found, warned in ((bare, True), (protected, False)):
+        caplog.clear()
+        monkeypatch.setattr(module, "fewest_personas", lambda *_, found=found: (found, 0.0))
+        Gate().fitted(model, tiny, 0.2)
+        assert ("the plain target answers them, unprotected" in caplog.text) == warned
+
+
 def test_a_gate_that_has_learnt_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match="the gate has learnt nothing; protect a target with it"):
         answers(Gate(), staged())

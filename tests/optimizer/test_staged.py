@@ -185,13 +185,13 @@ def test_beginnings_are_the_first_items_without_what_is_held_out(short: int) -> 
     whole = counted(sizes)
     found = beginnings(whole, short)
     histories = [found.history(user).tolist() for user in range(found.n_users)]
-    expected = [whole.history(user)[: min(size - HELD, short + HELD)].tolist() for user, size in enumerate(sizes)]
+    expected = [whole.history(user)[: min(size - HELD, short + 1 + HELD)].tolist() for user, size in enumerate(sizes)]
     assert histories == [history for history in expected if len(history) >= 3]
     held_out = {int(item) for user in range(len(sizes)) for item in whole.history(user)[-HELD:]}
     assert not held_out & set(found.items.tolist())
     assert found.user_tokens.tolist() == [f"u{user}" for user, size in enumerate(sizes) if size >= 5]
     assert (found.n_items, found.name) == (whole.n_items, "counted, beginnings")
-    assert max(np.diff(found.train.indptr)) <= short
+    assert max(np.diff(found.train.indptr)) == short + 1
 
 
 @given(st.lists(st.integers(3, 40), min_size=1, max_size=60), st.integers(1, 12))
