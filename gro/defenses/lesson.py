@@ -198,20 +198,19 @@ class Lesson:
     def _theft(self, strategy: Strategy) -> tuple[Tensor, Tensor]:
         """What is read of the histories of a thief, and with how many items each began.
 
-        Each is read in two halves of ``max_length`` items, since who goes on for long is judged by his latest items:
-        ``[N, max_length, 12]`` and ``[N]``.
+        Histories have ``max_length`` items: ``[N, max_length, 12]`` and ``[N]``.
         """
         model, found, begun = self.model, list[Tensor](), list[int]()
         k = min(100, model.n_items)
         with evaluating(model):
             while (left := self.thefts - len(begun)) > 0:
-                histories = strategy.start(min(-(-left // 2), strategy.together), model.n_items, self.generator)
-                begun += [histories.shape[1]] * len(histories) + [1] * len(histories)
-                while histories.shape[1] < 2 * model.max_length:
+                histories = strategy.start(min(left, strategy.together), model.n_items, self.generator)
+                begun += [histories.shape[1]] * len(histories)
+                while histories.shape[1] < model.max_length:
                     lists = self._answered(histories.to(device_of(model)), k).cpu()
                     following = strategy.pick(histories, lists, model.n_items, self.generator)
                     histories = torch.cat([histories, following[:, None]], dim=1)
-                found += histories.split(model.max_length, dim=1)
+                found.append(histories)
         return self._read(torch.cat(found)), torch.tensor(begun)
 
     def _answered(self, histories: Tensor, k: int) -> Tensor:

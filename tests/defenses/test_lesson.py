@@ -341,30 +341,6 @@ def test_thieves_ask_beginners_personas_first(lesson: Lesson, learnt: Staged) ->
         assert torch.equal(lesson._answered(asked[:, :length], 5), scores.topk(5).indices + 1)
 
 
-class Counting(Random):
-    """Goes on with the next number of the catalogue; starts with two items."""
-
-    together = 5
-
-    def start(self, size: int, n_items: int, generator: torch.Generator) -> Tensor:
-        begun = torch.randint(1, n_items + 1, (size, 1), generator=generator)
-        return torch.cat([begun, begun % n_items + 1], dim=1)
-
-    def pick(self, histories: Tensor, lists: Tensor, n_items: int, generator: torch.Generator) -> Tensor:
-        return histories[:, -1] % n_items + 1
-
-
-def test_of_a_thief_s_histories_the_beginning_is_read_and_as_many_later_items(lesson: Lesson, learnt: Staged) -> None:
-    read, begun = lesson._theft(Counting())
-    assert read.shape == (16, LONGEST, FEATURES)
-    assert begun.tolist() == [2] * 5 + [1] * 5 + [2] * 3 + [1] * 3
-    start = torch.arange(1, RING + 1)[:, None] + torch.arange(2 * LONGEST)
-    first, second = (features(learnt, half) for half in ((start - 1) % RING + 1).split(LONGEST, dim=1))
-    for row, kind in enumerate(begun.tolist()):
-        known = first if kind == 2 else second
-        assert float((known - read[row]).abs().amax(dim=(1, 2)).min()) < 1e-4
-
-
 def test_what_is_read_is_as_long_as_the_longest(lesson: Lesson, learnt: Staged) -> None:
     asked = random_histories(4, LONGEST - 4, RING)
     read = lesson._read(asked)
