@@ -8,7 +8,9 @@ however it goes on, as long as it is read whole: of one that is longer than ``ma
 
 One that is in doubt is answered as a beginner with its latest items would be (:mod:`gro.defenses.personas`): a person
 loses little by it, and a thief learns nothing that a short history would not have told. One that is false is answered
-as a beginner with other items than were asked: it looks like a list and is the same whenever the same is asked.
+as a beginner with other items than were asked: one of the same lists, whenever the same is asked. Who has collected the
+lists of beginners can tell such an answer from the truth, and try another item: the gate judges histories, it does not
+remember who asked them (:mod:`gro_surrogates.backtracking` is that thief).
 
 In the spirit of adaptive misinformation (Kariyappa & Qureshi, CVPR 2020), where the target's own confidence is the
 judge and there is nothing to learn; :class:`gro.defenses.misinformation.Misinformation` is that.
