@@ -7,7 +7,8 @@ once it does the verdict stays. Some begin with what people did, as those do who
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from bisect import bisect_left
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gro.data import Sequences
+from gro.defenses.astray import astray, others
 from gro.defenses.personas import Personas
 from gro.defenses.witness import LIKELY, READERS, Network, features, gains, suspicions
 from gro.errors import DataError
@@ -86,10 +88,10 @@ class Lesson:
     """What the gate learns from, and the learning.
 
     Attributes:
-        people: what is read of parts of real histories ``[N, T, 12]``.
+        parts: of real histories ``[N, L]``, right-padded.
+        people: what is read of them ``[N, T, 12]``.
         length: of the whole history before each item of the parts ``[N, T]``.
         earned: NDCG@10 that the target earns with the last items of each ``[N, T]``, 0 elsewhere.
-        kept: what personas would earn with those of them that are not a beginner's ``[N, T]``.
         fold: the network that does not learn from each ``[N]``; all parts of one history have the same.
     """
 
@@ -108,39 +110,51 @@ class Lesson:
         self.model, self.personas, self.thefts = model, personas, thefts
         seed = int.from_bytes(hashlib.blake2b(sequences.digest.encode(), digest_size=7).digest(), "little")
         self.generator, self.rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
-        windows, skipped, self.fold = self._windows(sequences)
-        self.people, self.held = self._read(windows), windows[:, :-1]
-        left = lengths(windows)[:, None] - torch.arange(model.max_length)
-        self.length = skipped[:, None] + torch.arange(model.max_length)
-        self.earned, self.kept = self._earned(sequences, left), self._kept(windows, left)
+        self.parts, skipped, self.fold = self._windows(sequences)
+        place = torch.arange(model.max_length)
+        self.people, self.length = self._read(self.parts), skipped[:, None] + place
+        self.better, last = self._better(sequences), place >= lengths(self.parts)[:, None] - LAST
+        self.earned = self.better * gains(self.people) * last
+        self.others = others(model.popularity, sequences.digest.encode())
 
-    def learnt(self, false_alarms: float, utility_budget: float) -> dict[str, str | float]:
-        """Weights, and the lowest thresholds that take no more from people than they may.
+    def learnt(self, utility_budget: float) -> dict[str, str | float]:
+        """Weights, and the lowest threshold that takes no more from people than they may.
 
-        Who is false loses everything, by which half of the budget may go; who is in doubt loses what personas do not
-        keep. Nobody's gain makes up for another's loss: the least typical tenth keeps to the budget by itself, and
-        those with histories of like length to :data:`UNEVEN` times as much. Everybody is judged by the network that has
-        not learnt from him.
+        Nobody's gain makes up for another's loss; the least typical tenth keeps to the budget by itself, and those with
+        histories of like length to :data:`UNEVEN` times as much. Everybody is judged by the network that has not learnt
+        from him.
         """
         network = self._taught(*map(torch.cat, zip(*(self._theft(make()) for make in self._thieves()), strict=True)))
         with torch.no_grad():
             logits = network.opinions(self.people)[self.fold, torch.arange(len(self.fold))]
         found = suspicions(logits, self.people, self.model.short)
-        before = F.pad(found, (1, -1), value=-torch.inf)
-        rarely = float(found[:, -1].quantile(1 - false_alarms, interpolation="higher"))
-        shares = [(torch.ones_like(found, dtype=torch.bool), 1.0), *((group, UNEVEN) for group in self._lengths())]
-        threshold = max(rarely, self._lowest(before, self.earned, utility_budget / 2, shares))
-        lost = (self.earned - self.kept.where(before <= threshold, 0)).clamp(min=0)
-        shares.append((self._least_typical()[:, None].expand_as(found), 1.0))
-        doubt = max(self._lowest(before, lost, utility_budget, shares), float(found[found.isfinite()].min()))
-        return {"weights": network.written(), "doubt": min(doubt, threshold), "threshold": threshold}
+        levels = found[:, -1][found[:, -1].isfinite()].unique().tolist()
+        shares = [(torch.ones_like(found, dtype=torch.bool), 1.0), (self._least_typical(), 1.0)]
+        shares += [(group, UNEVEN) for group in self._lengths()]
 
-    def _lowest(self, before: Tensor, lost: Tensor, budget: float, shares: Iterable[tuple[Tensor, float]]) -> float:
-        """The lowest threshold by which nobody of the groups ``[N, T]`` loses more than his share of the budget."""
-        return max(
-            affordable(before[some], lost[some], share * budget * float(self.earned[some].sum()))
-            for some, share in shares
-        )
+        def affordable(level: float) -> bool:
+            lost = self._lost(found > level)
+            return all(lost[some].sum() <= share * utility_budget * self.earned[some].sum() for some, share in shares)
+
+        lowest = bisect_left(levels, True, hi=len(levels) - 1, key=affordable)
+        return {"weights": network.written(), "threshold": levels[lowest]}
+
+    def _lost(self, false: Tensor) -> Tensor:
+        """NDCG@10 that is lost of each item ``[N, T]`` where the history is ``false [N, T]`` from some item on.
+
+        What the target is worth to people whom it leads astray is judged by the witness, who does not know them.
+        """
+        device, since, misleading = device_of(self.model), became(false), F.pad(false, (1, -1), value=False)
+        rows, at = (misleading & (self.earned > 0)).nonzero(as_tuple=True)
+        left = torch.zeros_like(self.earned)
+        with evaluating(self.model):
+            for start in range(0, len(rows), ROWS):
+                some, end = rows[start : start + ROWS], at[start : start + ROWS]
+                before = (self.parts[some] * (torch.arange(self.parts.shape[1]) < end[:, None])).to(device)
+                scores = astray(self.model.witness, before, since[some].to(device), self.others)
+                place = places(scores, self.parts[some, end].to(device))
+                left[some, end] = self.better * torch.from_numpy(ndcg(place.cpu().numpy(), 10)).float()
+        return (self.earned - left).clamp(min=0) * misleading
 
     def _lengths(self) -> list[Tensor]:
         """Items by the length of the history before them ``[N, T]``, where these are enough to count."""
@@ -148,32 +162,15 @@ class Lesson:
         return [group for group in groups if self.earned[group].sum() >= COUNTS * self.earned.sum()]
 
     def _least_typical(self) -> Tensor:
-        """Which tenth of the parts of histories the witness finds least likely ``[N]``."""
-        likely = self.people[..., LIKELY].sum(dim=1) / (self.people.any(dim=2).sum(dim=1) - 1)
-        return torch.from_numpy(least_typical(likely.double().numpy()))
+        """Items of that tenth of the parts of histories that the witness finds least likely ``[N, T]``."""
+        likely = self.people[..., LIKELY].sum(dim=1) / (lengths(self.parts) - 1)
+        return torch.from_numpy(least_typical(likely.double().numpy()))[:, None].expand_as(self.earned)
 
-    def _earned(self, sequences: Sequences, left: Tensor) -> Tensor:
-        """NDCG@10 that the plain target earns with the last items of each part of a history ``[N, T]``.
-
-        It has learnt these parts, so what it makes of them says nothing. It is what the witness earns, and more by as
-        much as the target ranks the validation items of the same people better.
-        """
+    def _better(self, sequences: Sequences) -> float:
+        """How many times what the witness earns with validation items the target does, for whom only it knows."""
         held_out = sequences.of(strangers(sequences)).valid
         later, witness = (ndcg(ranks(model, held_out), 10).mean() for model in (self.model.later, self.model.witness))
-        return max(1.0, float(later / (witness or later or 1.0))) * gains(self.people) * (left <= LAST)
-
-    def _kept(self, windows: Tensor, left: Tensor) -> Tensor:
-        """NDCG@10 that personas earn with the same items where they are not a beginner's ``[N, T]``."""
-        device, kept = device_of(self.model), torch.zeros(left.shape)
-        asked = ((left >= 1) & (left <= LAST))[:, : windows.shape[1]]
-        rows, at = (asked & (torch.arange(windows.shape[1]) > self.model.short)).nonzero(as_tuple=True)
-        with evaluating(self.model):
-            for start in range(0, len(rows), ROWS):
-                some, end = rows[start : start + ROWS], at[start : start + ROWS]
-                before = windows[some] * (torch.arange(windows.shape[1]) < end[:, None])
-                place = places(self.personas.scores(before.to(device)), windows[some, end].to(device))
-                kept[some, end] = torch.from_numpy(ndcg(place.cpu().numpy(), 10)).float()
-        return kept
+        return max(1.0, float(later / (witness or later or 1.0)))
 
     def _windows(self, sequences: Sequences) -> tuple[Tensor, Tensor, Tensor]:
         """Parts of histories ``[N, T]``, half from the beginning; items before, and the fold of, each ``[N]``."""
@@ -189,7 +186,7 @@ class Lesson:
         return padded(found), torch.tensor(skipped), torch.tensor(folds)
 
     def _thieves(self) -> list[Callable[[], Strategy]]:
-        return [*THIEVES, *(partial(Begun, self.held, then()) for then in GOING_ON)]
+        return [*THIEVES, *(partial(Begun, self.parts[:, :-1], then()) for then in GOING_ON)]
 
     def _read(self, histories: Tensor) -> Tensor:
         short_of = self.model.max_length - histories.shape[1]
@@ -268,14 +265,6 @@ def teachers(sequences: Sequences, short: int) -> npt.NDArray[np.int64]:
     return found
 
 
-def affordable(before: Tensor, cost: Tensor, budget: float) -> float:
-    """The lowest threshold above which people lose at most ``budget``.
-
-    Args:
-        before: highest logits before each item came ``[N, T]``; see :func:`gro.defenses.witness.suspicions`.
-        cost: what is lost of each item whose history looked false before it came ``[N, T]``.
-        budget: in the same unit.
-    """
-    before, order = before.flatten().sort(descending=True)
-    too_much = before[cost.flatten()[order].cumsum(dim=0) > budget]
-    return float(too_much[0]) if len(too_much) else -torch.inf
+def became(false: Tensor) -> Tensor:
+    """Place of the first true one of each row ``[N, T]``: ``[N]``, ``T`` where there is none."""
+    return torch.where(false.any(dim=1), false.long().argmax(dim=1), false.shape[1])

@@ -56,20 +56,15 @@ class Personas(nn.Module):
         self.model, self.n_items, self.max_length, self.again = model, model.n_items, short, again
         self.register_buffer("codebook", codebook)
 
-    def scores(self, histories: Tensor, asked: Tensor | None = None) -> Tensor:
-        """Score the next item after each history: ``[B, T]`` to ``[B, n_items]``.
-
-        Args:
-            histories: right-padded; the latest items are read.
-            asked: the same histories as they were asked, where ``histories`` has other names for the items.
-        """
+    def scores(self, histories: Tensor) -> Tensor:
+        """Score the next item after each history: ``[B, T]`` to ``[B, n_items]``; the latest items are read."""
         states = _states(self.model, most_recent(histories, self.max_length))
         if self.codebook is not None:
             codebook = self.codebook.to(states)
             away = torch.cdist(states, codebook, compute_mode="donot_use_mm_for_euclid_dist")
             states = codebook[away.argmin(dim=1)]
         scores = self.model.item_scores(states)
-        return scores if self.again else _behind(scores, histories if asked is None else asked)
+        return scores if self.again else _behind(scores, histories)
 
     def written(self) -> str:
         """The codebook, 32-bit, in base64; empty where there is none."""

@@ -120,9 +120,3 @@ def suspicions(logits: Tensor, features: Tensor, short: int) -> Tensor:
     """The highest logit so far of histories ``[B, T, 12]``, behind their first ``short`` items: ``[B, T]``, or -inf."""
     judged = features.any(dim=2) & (torch.arange(features.shape[1], device=features.device) >= short)
     return logits.masked_fill(~judged, -torch.inf).cummax(dim=1).values
-
-
-def suspicion(network: Network, features: Tensor, short: int) -> Tensor:
-    """The highest logit of whole histories ``[B, T, 12]`` behind their first ``short`` items: ``[B]``, or -inf."""
-    with torch.no_grad():
-        return suspicions(network(features), features, short)[:, -1]

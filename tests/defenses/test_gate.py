@@ -13,14 +13,14 @@ from torch import Tensor
 from gro.config import ProtectionSettings
 from gro.data import Sequences
 from gro.defenses import gate as module
+from gro.defenses.astray import others
 from gro.defenses.base import Part
 from gro.defenses.gate import Gate
 from gro.defenses.lesson import Lesson
 from gro.defenses.lists import Truncate
-from gro.defenses.misinformation import false_names
 from gro.defenses.personas import Personas
 from gro.defenses.pipeline import Defended
-from gro.defenses.witness import Network, features, suspicion
+from gro.defenses.witness import Network, features, suspicions
 from gro.errors import ConfigError
 from gro.models import build
 from gro.models.base import lengths, most_recent
@@ -55,10 +55,15 @@ def network(seed: int = 0) -> Network:
     return Network().eval().requires_grad_(False)
 
 
-def gate(threshold: float = 0.0, doubt: float | None = None) -> Gate:
-    """A gate that has learnt something or other; unless it is said otherwise all who are in doubt are false."""
-    doubt = threshold if doubt is None else doubt
-    return Gate(weights=network().written(), threshold=threshold, doubt=doubt, codebook=CODEBOOK)
+def gate(threshold: float = 0.0) -> Gate:
+    """A gate that has learnt something or other."""
+    return Gate(weights=network().written(), threshold=threshold, codebook=CODEBOOK)
+
+
+def looks(model: Staged, histories: Tensor) -> Tensor:
+    """The highest logit of each history."""
+    read = features(model, histories)
+    return suspicions(network()(read), read, SHORT)[:, -1]
 
 
 STRICT, LENIENT = gate(-1e9), gate(1e9)
@@ -79,40 +84,49 @@ def another(model: Staged, member: str) -> Staged:
     return Staged(list(members.values()), model.short).eval()
 
 
-def test_what_a_history_looked_like_it_stays() -> None:
+def test_a_history_becomes_false_once_and_stays_so() -> None:
     model, histories = staged().float(), random_histories(60)
-    looked = suspicion(network(), features(model, histories[:, : SHORT + 2]), SHORT)
-    part = gate(float(looked.quantile(0.6)), float(looked.quantile(0.3)))
-    doubted, false = (
-        torch.stack(flags)
-        for flags in zip(*(part.judged(model, histories[:, : end + 1]) for end in range(MAX_LENGTH)), strict=True)
-    )
-    assert bool((doubted >= false).all())
-    for flags in (doubted, false):
-        assert not bool(flags[:SHORT].any())
-        assert bool((flags[1:] >= flags[:-1]).all())
-        assert 0 < int(flags[SHORT + 1].sum()) < int(flags[-1].sum()) <= 60
-    assert int(false[-1].sum()) < int(doubted[-1].sum())
+    looked = looks(model, histories[:, : SHORT + 2])
+    part = gate(float(looked.quantile(0.6)))
+    since = torch.stack([part.since(model, histories[:, : end + 1]) for end in range(MAX_LENGTH)])
+    last = torch.arange(MAX_LENGTH)[:, None]
+    false = since <= last
+    assert torch.equal(since[~false], (last + 1).expand_as(since)[~false])
+    assert not bool(false[:SHORT].any())
+    for row in since.T[false[-1]]:
+        assert row.tolist() == [min(int(row[-1]), end + 1) for end in range(MAX_LENGTH)]
+    assert 0 < int(false[SHORT + 1].sum()) < int(false[-1].sum()) <= 60
 
 
 def beginners(model: Staged, histories: Tensor) -> Tensor:
     return top_k(Personas.read(model.early, SHORT, CODEBOOK).scores(histories), K)
 
 
-def decoys(model: Staged, histories: Tensor, secret: bytes = SECRET) -> Tensor:
-    return beginners(model, false_names(model.n_items, secret)[histories])
+def true(model: Staged, histories: Tensor) -> Tensor:
+    return top_k(model.later.scores(histories), K)
+
+
+def decoys(part: Gate, model: Staged, histories: Tensor, secret: bytes = SECRET) -> Tensor:
+    """What was true before each became false, and of other items what has changed since."""
+    instead, found, score = others(model.popularity, secret), list[Tensor](), model.later.scores
+    for history in most_recent(histories, MAX_LENGTH):
+        known = history[history > 0][None]
+        since = int(part.since(model, known))
+        before = score(known[:, :since])
+        found.append(before + (score(known) - before)[:, instead])
+    return top_k(torch.cat(found), K)
 
 
 @torch.no_grad()
-def test_beginners_get_personas_and_the_false_those_of_other_items() -> None:
+def test_beginners_get_personas_and_the_false_are_led_astray() -> None:
     model = staged().float()
     for histories in (HISTORIES, random_histories(30), random_histories(5, 2)):
-        true, begun = top_k(model.later.scores(most_recent(histories, MAX_LENGTH)), K), lengths(histories) <= SHORT
+        begun = lengths(histories) <= SHORT
         served, honest = answers(STRICT, model, histories), answers(LENIENT, model, histories)
         for found in (served, honest):
             assert torch.equal(found[begun], beginners(model, histories)[begun])
-        assert torch.equal(served[~begun], decoys(model, histories)[~begun])
-        assert torch.equal(honest[~begun], true[~begun])
+        assert torch.equal(served[~begun], decoys(STRICT, model, histories)[~begun])
+        assert torch.equal(honest[~begun], true(model, histories)[~begun])
         assert all(len(set(row)) == K and min(row) >= 1 and max(row) <= N_ITEMS for row in served.tolist())
 
 
@@ -124,44 +138,26 @@ def test_without_personas_beginners_have_the_plain_target() -> None:
 
 
 @torch.no_grad()
-def test_only_those_above_the_threshold_are_served_decoys() -> None:
+def test_only_those_above_the_threshold_are_led_astray() -> None:
     model, histories = staged().float(), random_histories(40)
-    part = gate(float(suspicion(network(), features(model, histories), SHORT).median()))
-    _, false = part.judged(model, histories)
+    part = gate(float(looks(model, histories).median()))
+    false = part.since(model, histories) < MAX_LENGTH
     assert int(false.sum()) == 20
-    served, true = answers(part, model, histories), top_k(model.later.scores(histories), K)
-    assert torch.equal(served[~false], true[~false])
-    assert torch.equal(served[false], decoys(model, histories)[false])
-    assert not (served[false] == true[false]).all(dim=1).any()
-    assert len(served[false].unique(dim=0)) <= PERSONAS
+    served, honest = answers(part, model, histories), true(model, histories)
+    assert torch.equal(served[~false], honest[~false])
+    assert torch.equal(served[false], decoys(part, model, histories)[false])
+    assert (served[false] == honest[false]).all(dim=1).float().mean() < 0.5
 
 
 @torch.no_grad()
-def test_those_in_doubt_are_answered_as_beginners_with_their_latest_items() -> None:
-    model, histories = staged().float(), random_histories(40)
-    looked = suspicion(network(), features(model, histories), SHORT)
-    part = gate(float(looked.quantile(0.7)), float(looked.quantile(0.4)))
-    doubted, false = part.judged(model, histories)
-    served, honest = answers(part, model, histories), beginners(model, histories[:, -SHORT:])
-    assert 0 < int((doubted & ~false).sum()) < int(doubted.sum()) < 40
-    assert torch.equal(served[doubted & ~false], honest[doubted & ~false])
-    assert torch.equal(served[false], decoys(model, histories)[false])
-    assert torch.equal(served[~doubted], top_k(model.later.scores(histories), K)[~doubted])
-    changed = answers(part, another(model, "later").float(), histories)
-    assert torch.equal(changed[doubted], served[doubted])
-
-
-@pytest.mark.parametrize("part", [STRICT, gate(1e9, -1e9)], ids=["false", "in doubt"])
-@torch.no_grad()
-def test_nobody_is_told_again_what_was_asked_where_people_take_nothing_again(part: Gate) -> None:
-    model = staged(n_items=40).float()
-    told, silent = part, part.model_copy(update={"again": False})
-    for histories in (random_histories(30, n_items=40), random_histories(30, 2, 40)):
-        served = answers(silent, model, histories)
-        assert not bool((served[:, :, None] == histories[:, None, :]).any())
-        for row, whole, history in zip(served, answers(told, model, histories), histories, strict=True):
-            left = [item for item in whole.tolist() if item not in history.tolist()]
-            assert row.tolist()[: len(left)] == left
+def test_beginners_are_not_told_again_what_was_asked_where_people_take_nothing_again() -> None:
+    model, histories = staged(n_items=40).float(), random_histories(30, 2, 40)
+    told, silent = LENIENT, LENIENT.model_copy(update={"again": False})
+    served = answers(silent, model, histories)
+    assert not bool((served[:, :, None] == histories[:, None, :]).any())
+    for row, whole, history in zip(served, answers(told, model, histories), histories, strict=True):
+        left = [item for item in whole.tolist() if item not in history.tolist()]
+        assert row.tolist()[: len(left)] == left
 
 
 @torch.no_grad()
@@ -171,18 +167,8 @@ def test_decoys_are_the_same_whenever_the_same_is_asked_and_another_secret_s_are
     assert torch.equal(answers(STRICT, model, histories), whole)
     assert torch.equal(torch.cat([answers(STRICT, model, row[None]) for row in histories]), whole)
     other = answers(STRICT, model, histories, b"another")
-    assert torch.equal(other, decoys(model, histories, b"another"))
-    assert (other == whole).all(dim=1).float().mean() < 0.8
-
-
-@torch.no_grad()
-def test_decoys_hold_nothing_of_what_comes_later() -> None:
-    model, histories = staged().float(), random_histories(30)
-    whole = answers(STRICT, model, histories)
-    changed = another(model, "later").float()
-    assert torch.equal(answers(STRICT, changed, histories), whole)
-    assert not torch.equal(answers(LENIENT, changed, histories), answers(LENIENT, model, histories))
-    assert not torch.equal(answers(STRICT, another(model, "early").float(), histories), whole)
+    assert torch.equal(other, decoys(STRICT, model, histories, b"another"))
+    assert (other == whole).all(dim=1).float().mean() < 0.5
 
 
 @torch.no_grad()
@@ -190,7 +176,7 @@ def test_decoys_are_as_long_as_the_lists() -> None:
     model, histories = staged().float(), random_histories(10)
     served = Defended(model, [Truncate(k=5), STRICT], K, secret=SECRET, per_history=True)
     assert served.k == 5
-    assert torch.equal(served.lists(histories), decoys(model, histories)[:, :5])
+    assert torch.equal(served.lists(histories), decoys(STRICT, model, histories)[:, :5])
 
 
 @pytest.mark.parametrize(("cost", "left"), [(0.0, 0.2), (0.05, 0.15), (0.5, 0.0)])
@@ -204,26 +190,28 @@ def test_personas_have_half_of_the_budget_and_the_lesson_what_they_leave(
         assert count == PERSONAS
         return Personas.read(target.early, SHORT, CODEBOOK, again=False), cost
 
-    def learnt(_: Lesson, false_alarms: float, utility_budget: float) -> dict[str, str | float]:
-        budgets.extend([utility_budget, false_alarms])
-        return {"weights": network().written(), "doubt": 0.2, "threshold": 0.5}
+    def learnt(_: Lesson, utility_budget: float) -> dict[str, str | float]:
+        budgets.append(utility_budget)
+        return {"weights": network().written(), "threshold": 0.5}
 
     monkeypatch.setattr(module, "fewest_personas", found)
     monkeypatch.setattr(Lesson, "learnt", learnt)
-    fitted = Gate(personas=PERSONAS, false_alarms=0.3).fitted(model, tiny, 0.2)
-    assert budgets == pytest.approx([0.1, left, 0.3])
-    assert (fitted.codebook, fitted.doubt, fitted.threshold, fitted.again) == (CODEBOOK, 0.2, 0.5, False)
+    fitted = Gate(personas=PERSONAS).fitted(model, tiny, 0.2)
+    assert budgets == pytest.approx([0.1, left])
+    assert (fitted.codebook, fitted.threshold, fitted.again) == (CODEBOOK, 0.5, False)
 
 
 def test_it_is_said_where_beginners_are_not_protected(
     tiny: Sequences, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = staged().float()
-    monkeypatch.setattr(Lesson, "learnt", lambda *_: {"weights": network().written(), "doubt": 0.2, "threshold": 0.5})
-    protected, bare = Personas.read(model.early, SHORT, CODEBOOK), Personas(model.later, SHORT, None)
-    for found, warned in ((bare, True), (protected, False)):
-        caplog.clear()
+    monkeypatch.setattr(Lesson, "learnt", lambda *_: {"weights": network().written(), "threshold": 0.5})
+    for found, warned in (
+        (Personas(model.later, SHORT, None), True),
+        (Personas.read(model.early, SHORT, CODEBOOK), False),
+    ):
         monkeypatch.setattr(module, "fewest_personas", lambda *_, found=found: (found, 0.0))
+        caplog.clear()
         Gate().fitted(model, tiny, 0.2)
         assert ("the plain target answers them, unprotected" in caplog.text) == warned
 
@@ -231,9 +219,6 @@ def test_it_is_said_where_beginners_are_not_protected(
 def test_a_gate_that_has_learnt_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match="the gate has learnt nothing; protect a target with it"):
         answers(Gate(), staged())
-    for left_out in ("doubt", "threshold"):
-        with pytest.raises(ConfigError, match="the gate has learnt nothing"):
-            answers(gate().model_copy(update={left_out: None}), staged())
 
 
 def test_a_target_without_a_witness_is_refused_before_anything_is_trained(tiny: Sequences) -> None:
@@ -249,12 +234,9 @@ def test_a_target_without_a_witness_is_refused_before_anything_is_trained(tiny: 
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"false_alarms": 0.0},
-        {"false_alarms": 1.0},
         {"thefts": 0},
         {"personas": 0},
         {"threshold": np.nan},
-        {"doubt": np.inf},
     ],
 )
 def test_settings_are_checked(wrong: dict[str, object]) -> None:
@@ -264,7 +246,7 @@ def test_settings_are_checked(wrong: dict[str, object]) -> None:
 
 class TestContract(DefenceContract):
     def part(self) -> Part:
-        return Gate(false_alarms=0.4, thefts=4, personas=3)
+        return Gate(thefts=4, personas=3)
 
     def model(self) -> Any:
         return build_staged(settings(), 40, StagedSettings(short=SHORT)).eval()

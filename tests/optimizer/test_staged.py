@@ -19,8 +19,8 @@ from gro.artifacts import load
 from gro.config import ProtectionSettings
 from gro.data import Sequences
 from gro.defenses import cards
+from gro.defenses.astray import astray, others
 from gro.defenses.gate import Gate
-from gro.defenses.misinformation import false_names
 from gro.defenses.personas import Personas
 from gro.defenses.served import defence_of, needs_secret, served
 from gro.defenses.training import Trained, Training, most_epochs
@@ -38,7 +38,7 @@ OWN = StagedSettings(short=SHORT)
 CARD = """
 secret = "c0ffee"
 training = { kind = "staged", short = 3 }
-serving = [{ kind = "gate", false_alarms = 0.1, thefts = 8, personas = 4 }]
+serving = [{ kind = "gate", thefts = 8, personas = 4 }]
 """
 
 Gro = Any
@@ -326,11 +326,14 @@ def test_lists_are_those_of_the_members_behind_the_gate(run: library.Run) -> Non
     assert isinstance(gate, Gate)
     with torch.inference_mode():
         early, later = artifact.others[0], artifact.model
-        doubted, false = gate.judged(Staged([later, *artifact.others], 3), histories)
+        since = gate.since(Staged([later, *artifact.others], 3), histories)
         personas = Personas.read(early, 3, gate.codebook or "", again=gate.again)
-        decoys = personas.scores(false_names(40, bytes.fromhex("c0ffee"))[histories], histories)
-        answered = torch.where(doubted[:, None], personas.scores(histories), later.scores(histories))
-        expected = top_k(torch.where(false[:, None], decoys, answered), 10)
+        false = since < 7
+        assert 0 < false.sum() < len(false)
+        expected = later.scores(histories)
+        instead = others(Staged([later, *artifact.others], 3).popularity, bytes.fromhex("c0ffee"))
+        expected[false] = astray(later, histories[false], since[false], instead)
+        expected = top_k(expected, 10)
         for target in targets:
             assert torch.equal(top_k(target.scores(histories), 10), expected)
             assert torch.equal(top_k(target.scores(histories[:, :3]), 10), top_k(personas.scores(histories[:, :3]), 10))

@@ -1,0 +1,48 @@
+"""Answers that lead astray unseen: what has changed since some item is told of other items.
+
+From there on the scores are those before it, and beside them all that has changed since, but of items that are as
+popular as those which it belongs to. The list goes on from the one before by steps as large as the true ones, so that
+nobody can tell by it where it left the truth; and what it says beyond what was said before is wrong.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from gro.models import Recommender
+
+ALIKE: Final = 32
+"""Items of like popularity that are taken for each other."""
+
+
+def others(popularity: Tensor, secret: bytes) -> Tensor:
+    """The item that passes for each item, by place: a permutation ``[n_items]`` that only the secret tells.
+
+    Args:
+        popularity: of each item ``[n_items]``.
+        secret: 1 to 64 bytes.
+    """
+    seed = int.from_bytes(hashlib.blake2b(b"others", digest_size=8, key=secret).digest(), "little", signed=True)
+    order = popularity.cpu().argsort(descending=True, stable=True)
+    drawn = torch.rand(len(order), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    found = torch.empty_like(order)
+    found[order] = order[(torch.arange(len(order)) // ALIKE + drawn).argsort()]
+    return found.to(popularity.device)
+
+
+def astray(model: Recommender, histories: Tensor, since: Tensor, others: Tensor) -> Tensor:
+    """Scores that lead astray ``[B, n_items]``.
+
+    Args:
+        model: whose scores they are.
+        histories: right-padded ``[B, T]``.
+        since: place of the item from which on each history is led astray ``[B]``, at least 1.
+        others: see :func:`others`.
+    """
+    begun = histories * (torch.arange(histories.shape[1], device=histories.device) < since[:, None])
+    before, now = model.scores(begun), model.scores(histories)
+    return before + (now - before)[:, others]
