@@ -1,8 +1,8 @@
 """Answers that lead astray unseen: what has changed since some item is told of other items.
 
 From there on the scores are those before it, and beside them all that has changed since, but of items that are as
-popular as those which it belongs to. The list goes on from the one before by steps as large as the true ones, so that
-nobody can tell by it where it left the truth; and what it says beyond what was said before is wrong.
+popular as those which it belongs to. The list goes on from the one before by steps as large as the true ones, which do
+not show where it left the truth; and what it says beyond what was said before is wrong.
 """
 
 from __future__ import annotations
