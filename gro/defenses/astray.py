@@ -7,13 +7,13 @@ not show where it left the truth; and what it says beyond what was said before i
 
 from __future__ import annotations
 
-import hashlib
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from gro.models import Recommender
+from gro.defenses.noise import keyed_generator
+from gro.models import TrainableRecommender
 
 ALIKE: Final = 32
 """Items of like popularity that are taken for each other."""
@@ -26,23 +26,22 @@ def others(popularity: Tensor, secret: bytes) -> Tensor:
         popularity: of each item ``[n_items]``.
         secret: 1 to 64 bytes.
     """
-    seed = int.from_bytes(hashlib.blake2b(b"others", digest_size=8, key=secret).digest(), "little", signed=True)
     order = popularity.cpu().argsort(descending=True, stable=True)
-    drawn = torch.rand(len(order), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    drawn = torch.rand(len(order), generator=keyed_generator(b"others", secret), dtype=torch.float64)
     found = torch.empty_like(order)
     found[order] = order[(torch.arange(len(order)) // ALIKE + drawn).argsort()]
     return found.to(popularity.device)
 
 
-def astray(model: Recommender, histories: Tensor, since: Tensor, others: Tensor) -> Tensor:
+def astray(model: TrainableRecommender, histories: Tensor, since: Tensor, size: Tensor, others: Tensor) -> Tensor:
     """Scores that lead astray ``[B, n_items]``.
 
     Args:
         model: whose scores they are.
-        histories: right-padded ``[B, T]``.
-        since: place of the item from which on each history is led astray ``[B]``, at least 1.
+        histories: of at most ``max_length`` items ``[B, T]``.
+        since: items before the one from which on each history is led astray ``[B]``, at least 1.
+        size: items that were asked ``[B]``; those behind are not read.
         others: see :func:`others`.
     """
-    begun = histories * (torch.arange(histories.shape[1], device=histories.device) < since[:, None])
-    before, now = model.scores(begun), model.scores(histories)
+    before, now = model.prefix_scores(histories, torch.stack([since, size], dim=1) - 1).unbind(dim=1)
     return before + (now - before)[:, others]

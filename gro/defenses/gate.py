@@ -89,10 +89,10 @@ class Gate(ListPart):
         """See :meth:`gro.defenses.base.ListPart.lists`."""
         model, asked, lists = _staged(answer.model), answer.histories, answer.lists.clone()
         read, k = most_recent(asked, model.max_length), lists.shape[1]
-        since, few = self.since(model, read), lengths(asked) <= model.short
-        if (false := since < lengths(read)).any():
+        since, size, few = self.since(model, read), lengths(read), lengths(asked) <= model.short
+        if (false := since < size).any():
             instead = others(model.popularity, answer.secret)
-            lists[false] = top_k(astray(model.later, read[false], since[false], instead), k)
+            lists[false] = top_k(astray(model.later, read[false], since[false], size[false], instead), k)
         if few.any():
             answering = model.early if self.codebook else model.later
             personas = Personas.read(answering, model.short, self.codebook or "", again=self.again)

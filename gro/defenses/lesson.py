@@ -91,7 +91,9 @@ class Lesson:
         parts: of real histories ``[N, L]``, right-padded.
         people: what is read of them ``[N, T, 12]``.
         length: of the whole history before each item of the parts ``[N, T]``.
+        better: how many times the NDCG@10 of the witness the target earns.
         earned: NDCG@10 that the target earns with the last items of each ``[N, T]``, 0 elsewhere.
+        others: items that pass for each other where people are led astray; see :func:`gro.defenses.astray.others`.
         fold: the network that does not learn from each ``[N]``; all parts of one history have the same.
     """
 
@@ -150,9 +152,9 @@ class Lesson:
         with evaluating(self.model):
             for start in range(0, len(rows), ROWS):
                 some, end = rows[start : start + ROWS], at[start : start + ROWS]
-                before = (self.parts[some] * (torch.arange(self.parts.shape[1]) < end[:, None])).to(device)
-                scores = astray(self.model.witness, before, since[some].to(device), self.others)
-                place = places(scores, self.parts[some, end].to(device))
+                parts, begun, size = (each.to(device) for each in (self.parts[some], since[some], end))
+                scores = astray(self.model.witness, parts, begun, size, self.others)
+                place = places(scores, parts.gather(1, size[:, None])[:, 0])
                 left[some, end] = self.better * torch.from_numpy(ndcg(place.cpu().numpy(), 10)).float()
         return (self.earned - left).clamp(min=0) * misleading
 
@@ -167,7 +169,10 @@ class Lesson:
         return torch.from_numpy(least_typical(likely.double().numpy()))[:, None].expand_as(self.earned)
 
     def _better(self, sequences: Sequences) -> float:
-        """How many times what the witness earns with validation items the target does, for whom only it knows."""
+        """How many times the NDCG@10 of the witness the target earns, at least once.
+
+        It has learnt the parts, so what it makes of them says nothing; this is of validation items of the same people.
+        """
         held_out = sequences.of(strangers(sequences)).valid
         later, witness = (ndcg(ranks(model, held_out), 10).mean() for model in (self.model.later, self.model.witness))
         return max(1.0, float(later / (witness or later or 1.0)))

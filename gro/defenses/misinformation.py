@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Annotated, Literal, Self
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch import Tensor
 from gro.config import PositiveInt
 from gro.data import HeldOut, Sequences
 from gro.defenses.base import Answer, ListPart
+from gro.defenses.noise import keyed_generator
 from gro.errors import ConfigError, DataError
 from gro.models import PADDING, Recommender, TrainableRecommender
 from gro.models.base import device_of, lengths, most_recent, take
@@ -64,8 +64,7 @@ class Misinformation(ListPart):
 
 def false_names(n_items: int, secret: bytes) -> Tensor:
     """The item that passes for each item ``[n_items + 1]``, a permutation that only the secret tells; padding stays."""
-    seed = int.from_bytes(hashlib.blake2b(b"false names", digest_size=8, key=secret).digest(), "little", signed=True)
-    generator = torch.Generator().manual_seed(seed)
+    generator = keyed_generator(b"false names", secret)
     return torch.cat([torch.tensor([PADDING]), 1 + torch.randperm(n_items, generator=generator)])
 
 

@@ -16,6 +16,12 @@ BITS = 23
 """Random bits of a uniform number: with the half that keeps it off 0 and 1, all that a 32-bit float holds."""
 
 
+def keyed_generator(purpose: bytes, secret: bytes) -> torch.Generator:
+    """What is drawn once for good: a generator for a ``purpose`` that only the secret tells (keyed BLAKE2b)."""
+    digest = hashlib.blake2b(purpose, digest_size=8, key=secret).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little", signed=True))
+
+
 def fresh_keys(count: int, generator: torch.Generator) -> Tensor:
     """Draw a key for each of ``count`` answers: ``[B]`` int64."""
     return torch.randint(-(2**63), 2**63 - 1, (count,), generator=generator)

@@ -51,7 +51,7 @@ def test_what_has_changed_is_told_of_other_items(name: str) -> None:
     instead = others(torch.rand(N_ITEMS, dtype=torch.float64), b"owner")
     length = (asked > 0).sum(dim=1)
     since = 1 + (torch.rand(30) * (length - 1)).long()
-    found = astray(model, asked, since, instead)
+    found = astray(model, asked, since, length, instead)
     for row, history, begin, end in zip(found, asked, since.tolist(), length.tolist(), strict=True):
         before, now = (model.scores(history[None, :upto])[0] for upto in (begin, end))
         torch.testing.assert_close(row, before + (now - before)[instead])
@@ -63,7 +63,8 @@ def test_the_steps_are_as_large_as_the_true_ones() -> None:
     instead, since = others(torch.rand(N_ITEMS), b"owner"), torch.full((30,), 4)
     for end in (5, 6, 7, 8):
         steps = [model.scores(asked[:, :end]) - model.scores(asked[:, : end - 1])]
-        before = astray(model, asked[:, : end - 1], since, instead) if end > 5 else model.scores(asked[:, :4])
-        steps.append(astray(model, asked[:, :end], since, instead) - before)
+        size = torch.full((30,), end)
+        before = astray(model, asked, since, size - 1, instead) if end > 5 else model.scores(asked[:, :4])
+        steps.append(astray(model, asked, since, size, instead) - before)
         true, false = (step.sort(dim=1).values for step in steps)
         torch.testing.assert_close(true, false)

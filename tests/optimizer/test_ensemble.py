@@ -184,7 +184,7 @@ def test_members_and_keys_are_checked() -> None:
             KeyedEnsemble(models, key)
 
 
-@pytest.mark.parametrize("wrong", [{"members": 1}, {"diversity": -1}, {"queries": 0}])
+@pytest.mark.parametrize("wrong", [{"members": 1}, {"members": 65}, {"diversity": -1}, {"queries": 0}])
 def test_settings_are_checked(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         EnsembleSettings.model_validate(wrong)

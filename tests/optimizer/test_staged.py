@@ -332,16 +332,19 @@ def test_lists_are_those_of_the_members_behind_the_gate(run: library.Run) -> Non
         assert 0 < false.sum() < len(false)
         expected = later.scores(histories)
         instead = others(Staged([later, *artifact.others], 3).popularity, bytes.fromhex("c0ffee"))
-        expected[false] = astray(later, histories[false], since[false], instead)
+        expected[false] = astray(later, histories[false], since[false], lengths(histories[false]), instead)
         expected = top_k(expected, 10)
         for target in targets:
             assert torch.equal(top_k(target.scores(histories), 10), expected)
             assert torch.equal(top_k(target.scores(histories[:, :3]), 10), top_k(personas.scores(histories[:, :3]), 10))
 
 
-def test_where_people_have_few_items_the_first_stage_ends_sooner(learnt: Path, data_path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("short", [7, 10 * MAX_LENGTH])
+def test_where_people_have_few_items_the_first_stage_ends_sooner(
+    learnt: Path, data_path: Path, tmp_path: Path, short: int
+) -> None:
     card = tmp_path / "long.toml"
-    card.write_text(CARD.replace("short = 3", "short = 7"))
+    card.write_text(CARD.replace("short = 3", f"short = {short}"))
     where: dict[str, Any] = {"dataset": "tiny", "data_path": data_path, "from_": learnt, "out": tmp_path / "run"}
     run = library.protect(**where, k=10, epochs=1, defence=str(card))
     defence = defence_of(load(run.path))
