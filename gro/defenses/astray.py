@@ -1,8 +1,8 @@
-"""Answers that lead astray unseen: what has changed since some item is told of other items.
+"""Answers that lead astray unseen: what is new since some item is told of other items.
 
-From there on the scores are those before it, and beside them all that has changed since, but of items that are as
-popular as those which it belongs to. The list goes on from the one before by steps as large as the true ones, which do
-not show where it left the truth; and what it says beyond what was said before is wrong.
+The scores after a history are split into what can be put together from those that were told before that item, which
+stays, and the rest, which is told of other items that are as popular. That turns the rest away and leaves its size, and
+its angle to everything told before, as they were: by no distance between lists does it show where they left the truth.
 """
 
 from __future__ import annotations
@@ -17,6 +17,10 @@ from gro.models import TrainableRecommender
 
 ALIKE: Final = 32
 """Items of like popularity that are taken for each other."""
+TOLD: Final = 8
+"""Answers before that the new one is held against."""
+RIDGE: Final = 1e-3
+"""Of the mean square of those, added to them: answers that are hardly different give no share of their own."""
 
 
 def others(popularity: Tensor, secret: bytes) -> Tensor:
@@ -33,7 +37,24 @@ def others(popularity: Tensor, secret: bytes) -> Tensor:
     return found.to(popularity.device)
 
 
-def astray(model: TrainableRecommender, histories: Tensor, since: Tensor, size: Tensor, others: Tensor) -> Tensor:
+def sparing(others: Tensor, histories: Tensor) -> Tensor:
+    """The item that passes for each item ``[B, n_items]`` where nothing passes for what is in the histories ``[B, T]``.
+
+    A thief looks for what he asked: each item of a history keeps its place, and the one that passed for it is passed
+    over, so that every row is a permutation still.
+    """
+    items = torch.arange(len(others), device=others.device)
+    there = torch.zeros(len(histories), len(others) + 1, dtype=torch.bool, device=others.device)
+    there = there.scatter(1, histories, value=True)[:, 1:]
+    found = others.expand(len(histories), -1)
+    while (taken := there.gather(1, found) & ~there).any():
+        found = torch.where(taken, others[found], found)
+    return torch.where(there, items, found)
+
+
+def astray(
+    model: TrainableRecommender, histories: Tensor, since: Tensor, size: Tensor, certain: Tensor, others: Tensor
+) -> Tensor:
     """Scores that lead astray ``[B, n_items]``.
 
     Args:
@@ -41,7 +62,17 @@ def astray(model: TrainableRecommender, histories: Tensor, since: Tensor, size: 
         histories: of at most ``max_length`` items ``[B, T]``.
         since: items before the one from which on each history is led astray ``[B]``, at least 1.
         size: items that were asked ``[B]``; those behind are not read.
+        certain: whom everything is told of other items, seen or not ``[B]``.
         others: see :func:`others`.
     """
-    before, now = model.prefix_scores(histories, torch.stack([since, size], dim=1) - 1).unbind(dim=1)
-    return before + (now - before)[:, others]
+    place = torch.arange(histories.shape[1], device=histories.device)
+    asked = histories * (place < size[:, None])
+    told = (since[:, None] - 1 - torch.arange(TOLD, device=histories.device)).clamp(min=0)
+    scores = model.prefix_scores(asked, torch.cat([told, size[:, None] - 1], dim=1))
+    of_others = scores.gather(2, sparing(others, asked)[:, None].expand_as(scores))
+    before, now = (scores - of_others).split([TOLD, 1], dim=1)
+    products = before @ before.mT
+    ridge = RIDGE * products.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None]
+    share = torch.linalg.solve(products + ridge * torch.eye(TOLD, device=products.device), before @ now.mT)
+    unseen = (of_others[:, -1:] + share.mT @ before)[:, 0]
+    return torch.where(certain[:, None], scores[:, -1, others], unseen)

@@ -61,6 +61,8 @@ class Gate(ListPart):
     is measured when the target is protected."""
     threshold: float | None = None
     """Logit above which a history is false; measured when the target is protected."""
+    certain: float | None = None
+    """Logit above which it is so beyond doubt; measured when the target is protected."""
 
     def require(self, model: Recommender) -> None:
         """See :meth:`gro.defenses.base.Part.require`."""
@@ -89,32 +91,37 @@ class Gate(ListPart):
         """See :meth:`gro.defenses.base.ListPart.lists`."""
         model, asked, lists = _staged(answer.model), answer.histories, answer.lists.clone()
         read, k = most_recent(asked, model.max_length), lists.shape[1]
-        since, size, few = self.since(model, read), lengths(read), lengths(asked) <= model.short
+        (since, certain), size, few = self.since(model, read), lengths(read), lengths(asked) <= model.short
         if (false := since < size).any():
-            instead = others(model.popularity, answer.secret)
-            lists[false] = top_k(astray(model.later, read[false], since[false], size[false], instead), k)
+            of = others(model.popularity, answer.secret)
+            scores = astray(model.later, read[false], since[false], size[false], certain[false], of)
+            lists[false] = top_k(scores, k)
         if few.any():
             answering = model.early if self.codebook else model.later
             personas = Personas.read(answering, model.short, self.codebook or "", again=self.again)
             lists[few] = top_k(personas.scores(asked[few]), k)
         return lists
 
-    def since(self, model: Staged, histories: Tensor) -> Tensor:
-        """Place of the item by which each of the histories ``[B, T]`` became false ``[B]``; ``T`` where none did.
+    def since(self, model: Staged, histories: Tensor) -> tuple[Tensor, Tensor]:
+        """Place of the item by which each history became false, or ``T``, and who is so for certain, each ``[B]``.
+
+        Args:
+            model: the target and its witness.
+            histories: of at most ``max_length`` items ``[B, T]``.
 
         Raises:
             ConfigError: the gate has learnt nothing.
         """
-        if self.threshold is None:
+        if self.threshold is None or self.certain is None:
             raise ConfigError("the gate has learnt nothing; protect a target with it")
-        found = torch.full((len(histories),), histories.shape[1], device=histories.device)
+        suspected = torch.full(histories.shape, -torch.inf, device=histories.device)
         judged = lengths(histories) > model.short
         if judged.any():
             read = features(model, histories[judged])
             with torch.no_grad():
                 logits = self._network.to(read.device)(read)
-            found[judged] = became(suspicions(logits, read, model.short) > self.threshold)
-        return found
+            suspected[judged] = suspicions(logits, read, model.short)
+        return became(suspected > self.threshold), suspected[:, -1] > self.certain
 
     @cached_property
     def _network(self) -> Network:

@@ -51,6 +51,8 @@ LAST: Final = 10
 """Items at the end of each part by which it is measured what people lose."""
 UNEVEN: Final = 2.5
 """Budgets that people with histories of like length may lose, of what they earn."""
+ALARMS: Final = 0.01
+"""Part of people whose histories look so false that it is held to be certain."""
 COUNTS: Final = 0.05
 """Part of what all earn from which on such people count: what a handful loses is left to chance."""
 ROWS: Final = 512
@@ -130,30 +132,33 @@ class Lesson:
         with torch.no_grad():
             logits = network.opinions(self.people)[self.fold, torch.arange(len(self.fold))]
         found = suspicions(logits, self.people, self.model.short)
-        levels = found[:, -1][found[:, -1].isfinite()].unique().tolist()
+        final = found[:, -1][found[:, -1].isfinite()]
+        levels, certain = final.unique().tolist(), float(final.quantile(1 - ALARMS))
         shares = [(torch.ones_like(found, dtype=torch.bool), 1.0), (self._least_typical(), 1.0)]
         shares += [(group, UNEVEN) for group in self._lengths()]
 
         def affordable(level: float) -> bool:
-            lost = self._lost(found > level)
+            lost = self._lost(found > level, found > max(level, certain))
             return all(lost[some].sum() <= share * utility_budget * self.earned[some].sum() for some, share in shares)
 
         lowest = bisect_left(levels, True, hi=len(levels) - 1, key=affordable)
-        return {"weights": network.written(), "threshold": levels[lowest]}
+        threshold = levels[lowest]
+        return {"weights": network.written(), "threshold": threshold, "certain": max(threshold, certain)}
 
-    def _lost(self, false: Tensor) -> Tensor:
-        """NDCG@10 that is lost of each item ``[N, T]`` where the history is ``false [N, T]`` from some item on.
+    def _lost(self, false: Tensor, certain: Tensor) -> Tensor:
+        """NDCG@10 that is lost of each item where the history is ``false``, or certainly so, each ``[N, T]``.
 
         What the target is worth to people whom it leads astray is judged by the witness, who does not know them.
         """
-        device, since, misleading = device_of(self.model), became(false), F.pad(false, (1, -1), value=False)
+        device, since = device_of(self.model), became(false)
+        misleading, certain = (F.pad(each, (1, -1), value=False) for each in (false, certain))
         rows, at = (misleading & (self.earned > 0)).nonzero(as_tuple=True)
         left = torch.zeros_like(self.earned)
         with evaluating(self.model):
             for start in range(0, len(rows), ROWS):
                 some, end = rows[start : start + ROWS], at[start : start + ROWS]
                 parts, begun, size = (each.to(device) for each in (self.parts[some], since[some], end))
-                scores = astray(self.model.witness, parts, begun, size, self.others)
+                scores = astray(self.model.witness, parts, begun, size, certain[some, end].to(device), self.others)
                 place = places(scores, parts.gather(1, size[:, None])[:, 0])
                 left[some, end] = self.better * torch.from_numpy(ndcg(place.cpu().numpy(), 10)).float()
         return (self.earned - left).clamp(min=0) * misleading

@@ -1,6 +1,8 @@
-"""Lists that lead astray by steps as large as the true ones."""
+"""Scores that lead astray unseen."""
 
 from __future__ import annotations
+
+import math
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gro.config import ModelSettings
-from gro.defenses.astray import ALIKE, astray, others
+from gro.defenses.astray import ALIKE, RIDGE, TOLD, astray, others, sparing
 from gro.models import StateRecommender, build
 
 N_ITEMS = 3 * ALIKE + 5
@@ -44,27 +46,59 @@ def test_only_the_secret_tells_which_and_no_global_state_changes() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@given(st.integers(2, 80), st.integers(0, 99), st.integers(1, 9))
+def test_what_was_asked_passes_for_itself_and_for_nothing_else(n_items: int, seed: int, width: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    instead = others(torch.rand(n_items, generator=generator), b"owner")
+    asked = torch.randint(0, n_items + 1, (5, width), generator=generator)
+    for row, history in zip(sparing(instead, asked), asked.tolist(), strict=True):
+        there = {item - 1 for item in history if item}
+        assert sorted(row.tolist()) == list(range(n_items))
+        for item in range(n_items):
+            wanted = item
+            while item not in there and (wanted := int(instead[wanted])) in there:
+                pass
+            assert row[item] == wanted
+
+
+def unseen(told: torch.Tensor, now: torch.Tensor, moved: torch.Tensor) -> torch.Tensor:
+    """What can be put together from what was told ``[R, n_items]`` as it is, the rest of other items; by QR."""
+    before, after = told - told[:, moved], now - now[moved]
+    ridge = math.sqrt(RIDGE * before.square().sum(dim=1).mean()) * torch.eye(len(before), dtype=before.dtype)
+    system = torch.cat([before.T, ridge])
+    share = torch.linalg.lstsq(system, torch.cat([after, torch.zeros(len(before), dtype=before.dtype)])).solution
+    rest = now - share @ told
+    found: torch.Tensor = share @ told + rest[moved]
+    return found
+
+
 @pytest.mark.parametrize("name", ["SASRec", "GRU4Rec", "NARM", "BERT4Rec"])
 @torch.no_grad()
-def test_what_has_changed_is_told_of_other_items(name: str) -> None:
+def test_what_is_new_is_told_of_other_items(name: str) -> None:
     model, asked = recommender(name), histories(30)
     instead = others(torch.rand(N_ITEMS, dtype=torch.float64), b"owner")
     length = (asked > 0).sum(dim=1)
     since = 1 + (torch.rand(30) * (length - 1)).long()
-    found = astray(model, asked, since, length, instead)
-    for row, history, begin, end in zip(found, asked, since.tolist(), length.tolist(), strict=True):
-        before, now = (model.scores(history[None, :upto])[0] for upto in (begin, end))
-        torch.testing.assert_close(row, before + (now - before)[instead])
+    certain = torch.arange(30) % 3 == 0
+    found = astray(model, asked, since, length, certain, instead)
+    longer = asked.where(asked > 0, 5)
+    assert torch.equal(astray(model, longer, since, length, certain, instead), found)
+    for row, history, begin, end, sure in zip(found, asked, since.tolist(), length.tolist(), certain, strict=True):
+        now = model.scores(history[None, :end])[0]
+        told = torch.cat([model.scores(history[None, : max(1, begin - back)]) for back in range(TOLD)])
+        moved = sparing(instead, history[None])[0]
+        torch.testing.assert_close(row, now[instead] if sure else unseen(told, now, moved))
 
 
 @torch.no_grad()
-def test_the_steps_are_as_large_as_the_true_ones() -> None:
-    model, asked = recommender(), torch.randint(1, N_ITEMS + 1, (30, 8))
-    instead, since = others(torch.rand(N_ITEMS), b"owner"), torch.full((30,), 4)
-    for end in (5, 6, 7, 8):
-        steps = [model.scores(asked[:, :end]) - model.scores(asked[:, : end - 1])]
-        size = torch.full((30,), end)
-        before = astray(model, asked, since, size - 1, instead) if end > 5 else model.scores(asked[:, :4])
-        steps.append(astray(model, asked, since, size, instead) - before)
-        true, false = (step.sort(dim=1).values for step in steps)
-        torch.testing.assert_close(true, false)
+def test_what_was_told_before_is_as_far_away_as_it_would_be_from_the_truth() -> None:
+    model, asked = recommender(), torch.stack([torch.randperm(N_ITEMS)[:8] + 1 for _ in range(200)])
+    instead, since, size = others(torch.rand(N_ITEMS), b"owner"), torch.full((200,), 5), torch.full((200,), 8)
+    false = astray(model, asked, since, size, torch.zeros(200, dtype=torch.bool), instead)
+    true, told = model.scores(asked), [model.scores(asked[:, :end]) for end in range(1, 6)]
+    assert (false - true).norm(dim=1).mean() > 0.3 * true.norm(dim=1).mean()
+    for each in told:
+        far = [float((scores - each).norm(dim=1).mean()) for scores in (false, true)]
+        assert far[0] == pytest.approx(far[1], rel=0.15)
+    steps = [(scores.gather(1, asked - 1)).mean() for scores in (false, true)]
+    torch.testing.assert_close(steps[0], steps[1], rtol=0.05, atol=0.05)

@@ -13,7 +13,7 @@ from torch import Tensor
 from gro.config import ProtectionSettings
 from gro.data import Sequences
 from gro.defenses import gate as module
-from gro.defenses.astray import others
+from gro.defenses.astray import astray, others
 from gro.defenses.base import Part
 from gro.defenses.gate import Gate
 from gro.defenses.lesson import Lesson
@@ -55,9 +55,9 @@ def network(seed: int = 0) -> Network:
     return Network().eval().requires_grad_(False)
 
 
-def gate(threshold: float = 0.0) -> Gate:
+def gate(threshold: float = 0.0, certain: float = np.inf) -> Gate:
     """A gate that has learnt something or other."""
-    return Gate(weights=network().written(), threshold=threshold, codebook=CODEBOOK)
+    return Gate(weights=network().written(), threshold=threshold, certain=min(certain, 1e9), codebook=CODEBOOK)
 
 
 def looks(model: Staged, histories: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ def test_a_history_becomes_false_once_and_stays_so() -> None:
     model, histories = staged().float(), random_histories(60)
     looked = looks(model, histories[:, : SHORT + 2])
     part = gate(float(looked.quantile(0.6)))
-    since = torch.stack([part.since(model, histories[:, : end + 1]) for end in range(MAX_LENGTH)])
+    since = torch.stack([part.since(model, histories[:, : end + 1])[0] for end in range(MAX_LENGTH)])
     last = torch.arange(MAX_LENGTH)[:, None]
     false = since <= last
     assert torch.equal(since[~false], (last + 1).expand_as(since)[~false])
@@ -107,13 +107,13 @@ def true(model: Staged, histories: Tensor) -> Tensor:
 
 
 def decoys(part: Gate, model: Staged, histories: Tensor, secret: bytes = SECRET) -> Tensor:
-    """What was true before each became false, and of other items what has changed since."""
-    instead, found, score = others(model.popularity, secret), list[Tensor](), model.later.scores
+    """What each is told that goes astray, one by one."""
+    instead, found = others(model.popularity, secret), list[Tensor]()
     for history in most_recent(histories, MAX_LENGTH):
         known = history[history > 0][None]
-        since = int(part.since(model, known))
-        before = score(known[:, :since])
-        found.append(before + (score(known) - before)[:, instead])
+        since, certain = part.since(model, known)
+        size = torch.tensor([known.shape[1]])
+        found.append(astray(model.later, known, since.clamp(max=known.shape[1] - 1), size, certain, instead))
     return top_k(torch.cat(found), K)
 
 
@@ -141,12 +141,25 @@ def test_without_personas_beginners_have_the_plain_target() -> None:
 def test_only_those_above_the_threshold_are_led_astray() -> None:
     model, histories = staged().float(), random_histories(40)
     part = gate(float(looks(model, histories).median()))
-    false = part.since(model, histories) < MAX_LENGTH
+    false = part.since(model, histories)[0] < MAX_LENGTH
     assert int(false.sum()) == 20
     served, honest = answers(part, model, histories), true(model, histories)
     assert torch.equal(served[~false], honest[~false])
     assert torch.equal(served[false], decoys(part, model, histories)[false])
     assert (served[false] == honest[false]).all(dim=1).float().mean() < 0.5
+
+
+@torch.no_grad()
+def test_of_the_false_those_who_are_so_for_certain_are_told_everything_of_other_items() -> None:
+    model, histories = staged().float(), random_histories(40)
+    part = gate(-1e9, float(looks(model, histories).median()))
+    certain = part.since(model, histories)[1]
+    assert int(certain.sum()) == 20
+    served, scores = answers(part, model, histories), model.later.scores(histories)
+    of_others = top_k(scores[:, others(model.popularity, SECRET)], K)
+    assert torch.equal(served[certain], of_others[certain])
+    assert torch.equal(served[~certain], answers(STRICT, model, histories)[~certain])
+    assert (served[~certain] == of_others[~certain]).all(dim=1).float().mean() < 0.5
 
 
 @torch.no_grad()
@@ -192,20 +205,20 @@ def test_personas_have_half_of_the_budget_and_the_lesson_what_they_leave(
 
     def learnt(_: Lesson, utility_budget: float) -> dict[str, str | float]:
         budgets.append(utility_budget)
-        return {"weights": network().written(), "threshold": 0.5}
+        return {"weights": network().written(), "threshold": 0.5, "certain": 0.7}
 
     monkeypatch.setattr(module, "fewest_personas", found)
     monkeypatch.setattr(Lesson, "learnt", learnt)
     fitted = Gate(personas=PERSONAS).fitted(model, tiny, 0.2)
     assert budgets == pytest.approx([0.1, left])
-    assert (fitted.codebook, fitted.threshold, fitted.again) == (CODEBOOK, 0.5, False)
+    assert (fitted.codebook, fitted.threshold, fitted.certain, fitted.again) == (CODEBOOK, 0.5, 0.7, False)
 
 
 def test_it_is_said_where_beginners_are_not_protected(
     tiny: Sequences, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = staged().float()
-    monkeypatch.setattr(Lesson, "learnt", lambda *_: {"weights": network().written(), "threshold": 0.5})
+    monkeypatch.setattr(Lesson, "learnt", lambda *_: {"weights": network().written(), "threshold": 0.5, "certain": 0.7})
     for found, warned in (
         (Personas(model.later, SHORT, None), True),
         (Personas.read(model.early, SHORT, CODEBOOK), False),
@@ -237,6 +250,7 @@ def test_a_target_without_a_witness_is_refused_before_anything_is_trained(tiny: 
         {"thefts": 0},
         {"personas": 0},
         {"threshold": np.nan},
+        {"certain": np.nan},
     ],
 )
 def test_settings_are_checked(wrong: dict[str, object]) -> None:

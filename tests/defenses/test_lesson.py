@@ -12,6 +12,7 @@ from torch import Tensor
 from gro.config import ProtectionSettings
 from gro.data import Sequences
 from gro.defenses import lesson as module
+from gro.defenses.astray import astray
 from gro.defenses.gate import Gate
 from gro.defenses.lesson import Begun, Lesson, became, teachers
 from gro.defenses.personas import Personas
@@ -85,7 +86,7 @@ def lesson(learnt: Staged, ring: Sequences) -> Lesson:
 
 
 def share(part: Gate, model: Staged, histories: Tensor) -> float:
-    return float((part.since(model, histories) < histories.shape[1]).float().mean())
+    return float((part.since(model, histories)[0] < histories.shape[1]).float().mean())
 
 
 def test_people_pass_and_random_histories_do_not(fitted: Gate, learnt: Staged) -> None:
@@ -109,12 +110,17 @@ def test_the_threshold_is_the_lowest_by_which_people_lose_what_they_can_afford(
     monkeypatch.setattr(module, "EPOCHS", 5)
     monkeypatch.setattr(module, "UNEVEN", uneven)
     values = lesson.learnt(budget)
-    threshold, found = float(values["threshold"]), judged(lesson, Network.read(str(values["weights"])))
+    threshold, certain = float(values["threshold"]), float(values["certain"])
+    found = judged(lesson, Network.read(str(values["weights"])))
+    alarms = float((found[:, -1] > certain + 1e-5).float().mean())
+    assert certain >= threshold
+    assert alarms <= module.ALARMS
+    assert certain == threshold or alarms == pytest.approx(module.ALARMS, abs=2 / len(found))
     groups = [(torch.ones_like(found, dtype=torch.bool), 1.0), (lesson._least_typical(), 1.0)]
     groups += [(group, uneven) for group in lesson._lengths()]
 
     def over(level: float) -> bool:
-        lost = lesson._lost(found > level)
+        lost = lesson._lost(found > level, found > max(level, certain))
         return any(
             float(lost[some].sum()) > share * budget * float(lesson.earned[some].sum()) + 1e-3 for some, share in groups
         )
@@ -139,14 +145,16 @@ def test_what_is_lost_is_what_the_witness_no_longer_makes_of_those_who_are_led_a
     false = torch.zeros_like(lesson.earned, dtype=torch.bool)
     begins = torch.randint(SHORT, LONGEST + 3, (len(false),))
     false |= torch.arange(LONGEST) >= begins[:, None]
-    lost = lesson._lost(false)
+    certain = false & (torch.arange(LONGEST) >= begins[:, None] + 3)
+    lost = lesson._lost(false, certain)
     for row in range(0, len(false), 61):
         history = lesson.parts[row].tolist()
         for place in range(LONGEST):
             wanted, begin = 0.0, int(begins[row])
             if begin < place and lesson.earned[row, place]:
-                begun, now = (lesson.model.witness.scores(torch.tensor([history[:end]]))[0] for end in (begin, place))
-                scores = begun + (now - begun)[lesson.others]
+                witness, sure = lesson.model.witness, certain[row, place - 1 : place]
+                asked, size = torch.tensor([history[:place]]), torch.tensor([place])
+                scores = astray(witness, asked, torch.tensor([begin]), size, sure, lesson.others)[0]
                 rank = 1 + int((scores > scores[history[place] - 1]).sum())
                 left = lesson.better / np.log2(1 + rank) if rank <= 10 else 0.0
                 wanted = max(0.0, float(lesson.earned[row, place]) - left)
@@ -219,13 +227,14 @@ def test_a_gate_that_has_judged_can_learn_anew(
     learnt: Staged, ring: Sequences, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "EPOCHS", 5)
-    used = QUICK.model_copy(update={"weights": Network().written(), "threshold": 0.0, "codebook": ""})
+    used = QUICK.model_copy(update={"weights": Network().written(), "threshold": 0.0, "certain": 0.0, "codebook": ""})
     used.since(learnt, random_histories(5, LONGEST, RING))
     again, fresh = used.fitted(learnt, ring), QUICK.fitted(learnt, ring)
     assert again == fresh
     real = torch.tensor([history[:LONGEST] for history in people(50, 2) if len(history) >= LONGEST])
     histories = torch.cat([real, random_histories(50, LONGEST, RING)])
-    assert torch.equal(again.since(learnt, histories), fresh.since(learnt, histories))
+    for one, other in zip(again.since(learnt, histories), fresh.since(learnt, histories), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_nobody_is_judged_by_whom_he_has_taught(lesson: Lesson) -> None:

@@ -150,7 +150,7 @@ def test_a_network_is_written_and_read_exactly() -> None:
 @pytest.mark.parametrize("written", [*BAD, None, base64.b64encode(np.full(SIZE, np.nan, "<f4").tobytes()).decode()])
 def test_weights_that_are_none_are_refused(written: str | None) -> None:
     with pytest.raises(ConfigError, match="the gate's 'weights' are not those of its network"):
-        Gate(weights=written, threshold=0.0).since(staged(), HISTORIES)
+        Gate(weights=written, threshold=0.0, certain=1.0).since(staged(), HISTORIES)
 
 
 @pytest.mark.parametrize("name", NAMES)
