@@ -1,13 +1,14 @@
-"""How a thief undoes what a service takes amiss: the lists that it gives to many tell him that it does.
+"""How a thief undoes what a service takes amiss, where its lists tell him that it does.
 
-A defence that answers histories which nobody has by lists that others get too says so by them. Who knows that takes his
-last item back and tries another, until what he is told is meant for him.
+A defence that answers histories which nobody has by lists that others get too says so by them; and one that tells other
+items in place of those it means leaves out what was asked, where true lists have it. Who knows that takes his last item
+back and tries another, until what he is told is meant for him.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Literal
 
 import torch
 from torch import Tensor
@@ -60,18 +61,21 @@ class Canned:
 
 
 class Backtracking:
-    """Takes back the last items of histories that were answered by a list that beginners get, and tries others.
+    """Takes back the last items of histories that were answered by a list that is not their own, and tries others.
 
     Args:
         tries: times that an item is taken back, before the history is given up for a copy of one that fares better.
-        beginner: items of the longest history of which the lists may be what many get.
+        sign: of such a list: ``canned``, beginners get it too; ``missing``, the item that was asked last is not in it.
+        beginner: items of the longest history of which any list is taken as it is.
         n_items: size of the catalogue.
         generator: draws the histories that are gone on with.
     """
 
-    def __init__(self, tries: int, beginner: int, n_items: int, generator: torch.Generator) -> None:
+    def __init__(
+        self, tries: int, sign: Literal["canned", "missing"], beginner: int, n_items: int, generator: torch.Generator
+    ) -> None:
         self.tries, self._beginner, self._generator = tries, beginner, generator
-        self._canned = Canned(n_items)
+        self._canned = Canned(n_items) if sign == "canned" else None
 
     def __call__(
         self,
@@ -91,14 +95,15 @@ class Backtracking:
             spare: calls that may be made.
 
         Returns:
-            The histories, their lists (all padding where they are what many get), whose histories they go on ``[B]``,
+            The histories, their lists (all padding where they are not their own), whose histories they go on ``[B]``,
             and the calls that were made.
         """
         whose, calls = torch.arange(len(histories)), 0
         if histories.shape[1] <= self._beginner:
-            self._canned.learn(lists)
+            if self._canned is not None:
+                self._canned.learn(lists)
             return histories, lists, whose, calls
-        histories, wrong = histories.clone(), self._canned.known(lists)
+        histories, wrong = histories.clone(), self._amiss(histories, lists)
         for _ in range(self.tries):
             rows = wrong.nonzero()[:, 0]
             if not len(rows) or calls + len(rows) > spare:
@@ -108,10 +113,15 @@ class Backtracking:
             width = max(got.shape[1], lists.shape[1])
             lists = F.pad(lists, (0, width - lists.shape[1]))
             lists[rows] = F.pad(got, (0, width - got.shape[1]))
-            wrong[rows] = self._canned.known(got)
+            wrong[rows] = self._amiss(histories[rows], got)
         fine = (~wrong).nonzero()[:, 0]
         if len(fine):
             drawn = torch.randint(len(fine), (int(wrong.sum()),), generator=self._generator)
             whose[wrong] = fine[drawn]
             return histories[whose], lists[whose], whose, calls
         return histories, torch.zeros_like(lists), whose, calls
+
+    def _amiss(self, histories: Tensor, lists: Tensor) -> Tensor:
+        if self._canned is None:
+            return ~(lists == histories[:, -1:]).any(dim=1)
+        return self._canned.known(lists)

@@ -117,8 +117,8 @@ class Thief:
             generator = torch.Generator().manual_seed(seed)
             fused = Fused(Caller(target, n_items, faults), settings.repeats, settings.neighbours, generator)
             tries, report = settings.backtrack, partial(self.progress.step, -1)
-            backtracking = Backtracking(tries, settings.beginner, n_items, generator) if tries else None
-            return grow(fused, strategy, n_items, calls, length, generator, report, backtracking)
+            undoing = Backtracking(tries, settings.sign, settings.beginner, n_items, generator) if tries else None
+            return grow(fused, strategy, n_items, calls, length, generator, report, undoing)
 
         asked = settings.part(QuerySettings).model_copy(update={"sequence_length": length})
         own = "" if self.strategy is None else f"{type(self.strategy).__module__}.{type(self.strategy).__qualname__} "

@@ -288,7 +288,7 @@ def run(learnt: Path, data_path: Path, tmp_path_factory: pytest.TempPathFactory)
     card = folder / "gated.toml"
     card.write_text(CARD)
     where: dict[str, Any] = {"dataset": "tiny", "data_path": data_path, "from_": learnt, "out": folder / "run"}
-    return library.protect(**where, k=10, epochs=2, defence=str(card))
+    return library.protect(**where, k=10, epochs=2, utility_budget=1e-6, defence=str(card))
 
 
 def test_members_and_gate_travel_in_the_artifact(run: library.Run, learnt: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -27,6 +29,8 @@ class Service:
     All others get a list of their own.
     """
 
+    sign: Literal["canned", "missing"] = "canned"
+
     def __init__(self, fine: int) -> None:
         self.fine, self.calls = fine, 0
         self.canned = [shuffled(number) for number in (1, 2)]
@@ -45,9 +49,20 @@ class Service:
         return torch.stack([self.answer(history) for history in histories.tolist()])
 
 
+class Renaming(Service):
+    """Puts the item that was asked last first, if it likes the history, and leaves it out if not."""
+
+    sign = "missing"
+
+    def answer(self, history: list[int]) -> Tensor:
+        whole = shuffled(hash(tuple(history)) % (1 << 31))
+        first, others = torch.tensor(history[-1:]), whole[whole != history[-1]]
+        return torch.cat([first, others])[:K] if self.honest(history) else others[:K]
+
+
 def rob(service: Service, strategy: Strategy, tries: int, calls: int = 600, seed: int = 0) -> Answers:
     generator = torch.Generator().manual_seed(seed)
-    backtracking = Backtracking(tries, BEGINNER, N_ITEMS, generator) if tries else None
+    backtracking = Backtracking(tries, service.sign, BEGINNER, N_ITEMS, generator) if tries else None
     return ask(service, strategy, N_ITEMS, calls, LENGTH, generator=generator, backtracking=backtracking)
 
 
@@ -61,21 +76,23 @@ def positions(answers: Answers) -> list[tuple[list[int], Tensor]]:
     ]
 
 
+@pytest.mark.parametrize("kind", [Service, Renaming])
 @pytest.mark.parametrize("strategy", [Random, Autoregressive, Mimic, Agent, Coverage])
-def test_all_that_is_kept_is_the_truth_of_what_was_asked(strategy: type[Strategy]) -> None:
-    service = Service(60)
+def test_all_that_is_kept_is_the_truth_of_what_was_asked(strategy: type[Strategy], kind: type[Service]) -> None:
+    service = kind(60)
     answers = rob(service, strategy(), 3)
     kept = [(history, each) for history, each in positions(answers) if each.any()]
     assert len(kept) > 100
     for history, each in kept:
         assert service.honest(history)
         assert torch.equal(each, service.answer(history))
-    without = positions(rob(Service(60), strategy(), 0))
+    without = positions(rob(kind(60), strategy(), 0))
     assert sum(service.honest(history) for history, _ in without) < 0.3 * len(without)
 
 
-def test_what_beginners_are_told_is_kept_whatever_it_is() -> None:
-    service = Service(60)
+@pytest.mark.parametrize("kind", [Service, Renaming])
+def test_what_beginners_are_told_is_kept_whatever_it_is(kind: type[Service]) -> None:
+    service = kind(60)
     answers = rob(service, Random(), 2)
     for history, lists in zip(answers.histories.tolist(), answers.lists.long(), strict=True):
         for end in range(BEGINNER):
@@ -144,11 +161,13 @@ def test_shorter_lists_are_known_again() -> None:
     assert not canned.known(torch.nn.functional.pad(shuffled(2)[None, :5], (0, 3))).any()
 
 
-def test_a_thief_s_settings_say_how_often_items_are_taken_back() -> None:
+@pytest.mark.parametrize("kind", [Service, Renaming])
+def test_a_thief_s_settings_say_how_often_and_why_items_are_taken_back(kind: type[Service]) -> None:
     small = {"model": "SASRec", "hidden_size": 8, "inner_size": 8, "n_layers": 1, "max_length": LENGTH, "epochs": 1}
+    small |= {"queries": "random", "beginner": BEGINNER, "sign": kind.sign}
     for tries in (0, 3):
-        service = Service(60)
-        thief = Thief(ThiefSettings.make({**small, "queries": "random", "backtrack": tries, "beginner": BEGINNER}))
+        service = kind(60)
+        thief = Thief(ThiefSettings.make({**small, "backtrack": tries}))
         recording = thief.ask(service, N_ITEMS, 400, 0)
         assert service.calls == recording.calls == 400
         assert (recording[0].taken_back > 0) == bool(tries)
