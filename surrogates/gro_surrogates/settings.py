@@ -39,8 +39,8 @@ class QuerySettings(Settings):
     sequence_length: PositiveInt | None = None
     """Calls per history; unset is ``max_length``."""
     backtrack: Annotated[int, Field(ge=0)] = 0
-    """Times that the last item of a history is taken back and another one tried, where the list is no answer to it; where
-    none helps the list is left out. See gro_surrogates.backtracking."""
+    """Times that the last item of a history is taken back and another one tried, where the list is no answer to it;
+    where none helps the list is left out. See gro_surrogates.backtracking."""
     sign: Literal["canned", "missing"] = "canned"
     """By which one who backtracks knows such a list: many get it, or the item that was asked last is missing in it."""
     beginner: PositiveInt = 10
