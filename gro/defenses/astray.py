@@ -73,6 +73,7 @@ def astray(
     before, now = (scores - of_others).split([TOLD, 1], dim=1)
     products = before @ before.mT
     ridge = RIDGE * products.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None]
+    ridge = ridge.clamp(min=torch.finfo(ridge.dtype).tiny)
     share = torch.linalg.solve(products + ridge * torch.eye(TOLD, device=products.device), before @ now.mT)
     unseen = (of_others[:, -1:] + share.mT @ before)[:, 0]
     return torch.where(certain[:, None], scores[:, -1, others], unseen)

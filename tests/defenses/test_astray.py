@@ -102,3 +102,11 @@ def test_what_was_told_before_is_as_far_away_as_it_would_be_from_the_truth() -> 
         assert far[0] == pytest.approx(far[1], rel=0.15)
     steps = [(scores.gather(1, asked - 1)).mean() for scores in (false, true)]
     torch.testing.assert_close(steps[0], steps[1], rtol=0.05, atol=0.05)
+
+
+@torch.no_grad()
+def test_who_has_asked_for_everything_can_only_be_told_the_truth() -> None:
+    model, asked = recommender(), torch.randint(1, N_ITEMS + 1, (20, 8))
+    items = torch.arange(N_ITEMS)
+    since, size, unsure = torch.full((20,), 3), torch.full((20,), 8), torch.zeros(20, dtype=torch.bool)
+    torch.testing.assert_close(astray(model, asked, since, size, unsure, items), model.scores(asked))
