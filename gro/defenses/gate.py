@@ -6,11 +6,11 @@ does: at which place each item stood after those before it, how likely and how p
 never saw, from every kind of data-free thief (:mod:`gro.defenses.lesson`). What a history ever looked like it stays,
 however it goes on, as long as it is read whole: of one that is longer than ``max_length`` the latest items are judged.
 
-Lists that can be told from the truth teach nothing for long: a thief leaves them out, takes his last item back and tries
-another until he is told the truth (:mod:`gro_surrogates.backtracking`). So from the item on by which a history became
-false only what is new is told of other items, and no distance between lists shows where they left the truth
-(:mod:`gro.defenses.astray`). Much of such lists is still true. A history that hardly any person's looks like is false for
-certain and told everything of other items, which shows, but of which nothing is true.
+Lists that can be told from the truth teach nothing for long: a thief leaves them out, takes his last item back and
+tries another until he is told the truth (:mod:`gro_surrogates.backtracking`). So from the item on by which a history
+became false only what is new is told of other items, and no distance between lists shows where they left the truth
+(:mod:`gro.defenses.astray`). Much of such lists is still true. A history that hardly any person's looks like is false
+for certain and told everything of other items, which shows, but of which nothing is true.
 
 In the spirit of adaptive misinformation (Kariyappa & Qureshi, CVPR 2020), where the target's own confidence is the
 judge and there is nothing to learn; :class:`gro.defenses.misinformation.Misinformation` is that.
