@@ -1,8 +1,9 @@
 """Answers that lead astray unseen: what is new since some item is told of other items.
 
 The scores after a history are split into what can be put together from those that were told before that item, which
-stays, and the rest, which is told of other items that are as popular. That turns the rest away and leaves its size, and
-its angle to everything told before, as they were: by no distance between lists does it show where they left the truth.
+stays, and the rest, which is told of other items that are as popular. That turns the rest away and leaves its size as
+it was, and nearly so its angle to all that was told before: distances between lists hardly show where they left the
+truth.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ however it goes on, as long as it is read whole: of one that is longer than ``ma
 
 Lists that can be told from the truth teach nothing for long: a thief leaves them out, takes his last item back and
 tries another until he is told the truth (:mod:`gro_surrogates.backtracking`). So from the item on by which a history
-became false only what is new is told of other items, and no distance between lists shows where they left the truth
+became false only what is new is told of other items, and distances between lists hardly show where they left the truth
 (:mod:`gro.defenses.astray`). Much of such lists is still true. A history that hardly any person's looks like is false
 for certain and told everything of other items, which shows, but of which nothing is true.
 

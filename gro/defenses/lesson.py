@@ -138,7 +138,7 @@ class Lesson:
         shares += [(group, UNEVEN) for group in self._lengths()]
 
         def affordable(level: float) -> bool:
-            lost = self._lost(found > level, found > max(level, certain))
+            lost = self._lost(found > level, found > certain)
             return all(lost[some].sum() <= share * utility_budget * self.earned[some].sum() for some, share in shares)
 
         lowest = bisect_left(levels, True, hi=len(levels) - 1, key=affordable)

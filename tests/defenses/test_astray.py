@@ -100,8 +100,8 @@ def test_what_was_told_before_is_as_far_away_as_it_would_be_from_the_truth() -> 
     for each in told:
         far = [float((scores - each).norm(dim=1).mean()) for scores in (false, true)]
         assert far[0] == pytest.approx(far[1], rel=0.15)
-    steps = [(scores.gather(1, asked - 1)).mean() for scores in (false, true)]
-    torch.testing.assert_close(steps[0], steps[1], rtol=0.05, atol=0.05)
+    of_what_was_asked = [scores.gather(1, asked - 1).mean() for scores in (false, true)]
+    torch.testing.assert_close(*of_what_was_asked, rtol=0.05, atol=0.05)
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from gro.defenses import noise
-from gro.defenses.noise import fresh_keys, history_keys, normal, uniform
+from gro.defenses.noise import fresh_keys, history_keys, keyed_generator, normal, uniform
 
 KEYS = fresh_keys(400, torch.Generator().manual_seed(0))
 
@@ -61,3 +61,13 @@ def test_a_history_has_one_key_however_it_is_padded_and_whatever_the_model_does_
     others = [[3, 5, 4], [4, 5, 0], [3, 4, 6]]
     assert not (history_keys(torch.tensor(others), 3, secret) == key).any()
     assert history_keys(torch.tensor([[3, 4, 5]]), 3, b"other") != key
+
+
+def test_what_is_drawn_once_hangs_on_the_purpose_and_the_secret_alone() -> None:
+    state = torch.get_rng_state()
+    made = [keyed_generator(*key) for key in ((b"names", b"a"), (b"names", b"b"), (b"others", b"a"), (b"names", b"a"))]
+    one, secret, purpose, again = (torch.rand(8, generator=generator) for generator in made)
+    assert torch.equal(one, again)
+    assert not torch.equal(one, secret)
+    assert not torch.equal(one, purpose)
+    assert torch.equal(torch.get_rng_state(), state)
