@@ -1,9 +1,12 @@
-"""Answers that lead astray unseen: what is new since some item is told of other items.
+"""Answers that lead astray unseen.
 
-The scores after a history are split into what can be put together from those that were told before that item, which
-stays, and the rest, which is told of other items that are as popular. That turns the rest away and leaves its size as
-it was, and nearly so its angle to all that was told before: distances between lists hardly show where they left the
-truth.
+Who was never told the truth hears of another catalogue, in which each item has the name of one that is as popular. All
+that is said there agrees with itself as the truth does.
+
+Who was told the truth until some item would see that change. The scores after his history are split into what can be
+put together from those that were told before that item, which stays, and the rest, which is told of other items. That
+turns the rest away and leaves its size as it was, and nearly so its angle to all that was told before: distances
+between lists hardly show where they left the truth.
 """
 
 from __future__ import annotations
@@ -12,9 +15,10 @@ from typing import Final
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from gro.defenses.noise import keyed_generator
-from gro.models import TrainableRecommender
+from gro.models import Recommender, TrainableRecommender
 
 ALIKE: Final = 32
 """Items of like popularity that are taken for each other."""
@@ -53,28 +57,45 @@ def sparing(others: Tensor, histories: Tensor) -> Tensor:
     return torch.where(there, items, found)
 
 
+def renamed(others: Tensor, histories: Tensor) -> Tensor:
+    """Histories ``[B, T]`` where each item is the one that passes for it."""
+    return F.pad(others + 1, (1, 0))[histories]
+
+
+def elsewhere(model: Recommender, histories: Tensor, others: Tensor) -> Tensor:
+    """Scores ``[B, n_items]`` after histories ``[B, T]`` of a catalogue in which each item has the name of another."""
+    return model.scores(renamed(others, histories))[:, others]
+
+
+def unseen(model: TrainableRecommender, histories: Tensor, since: Tensor, size: Tensor, others: Tensor) -> Tensor:
+    """Scores ``[B, n_items]`` that leave the truth where nothing shows; as :func:`astray`."""
+    told = (since[:, None] - 1 - torch.arange(TOLD, device=histories.device)).clamp(min=0)
+    scores = model.prefix_scores(histories, torch.cat([told, size[:, None] - 1], dim=1))
+    of_others = scores.gather(2, sparing(others, histories)[:, None].expand_as(scores))
+    before, now = (scores - of_others).split([TOLD, 1], dim=1)
+    products = before @ before.mT
+    ridge = RIDGE * products.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None]
+    ridge = ridge.clamp(min=torch.finfo(ridge.dtype).tiny)
+    share = torch.linalg.solve(products + ridge * torch.eye(TOLD, device=products.device), before @ now.mT)
+    found: Tensor = of_others[:, -1:] + share.mT @ before
+    return found[:, 0]
+
+
 def astray(
-    model: TrainableRecommender, histories: Tensor, since: Tensor, size: Tensor, certain: Tensor, others: Tensor
+    model: TrainableRecommender, histories: Tensor, since: Tensor, size: Tensor, short: int, others: Tensor
 ) -> Tensor:
     """Scores that lead astray ``[B, n_items]``.
 
     Args:
         model: whose scores they are.
         histories: of at most ``max_length`` items ``[B, T]``.
-        since: items before the one from which on each history is led astray ``[B]``, at least 1.
+        since: items before those from which on each history is led astray ``[B]``.
         size: items that were asked ``[B]``; those behind are not read.
-        certain: whom everything is told of other items, seen or not ``[B]``.
+        short: items of the longest history that the model has told nothing of.
         others: see :func:`others`.
     """
-    place = torch.arange(histories.shape[1], device=histories.device)
-    asked = histories * (place < size[:, None])
-    told = (since[:, None] - 1 - torch.arange(TOLD, device=histories.device)).clamp(min=0)
-    scores = model.prefix_scores(asked, torch.cat([told, size[:, None] - 1], dim=1))
-    of_others = scores.gather(2, sparing(others, asked)[:, None].expand_as(scores))
-    before, now = (scores - of_others).split([TOLD, 1], dim=1)
-    products = before @ before.mT
-    ridge = RIDGE * products.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None]
-    ridge = ridge.clamp(min=torch.finfo(ridge.dtype).tiny)
-    share = torch.linalg.solve(products + ridge * torch.eye(TOLD, device=products.device), before @ now.mT)
-    unseen = (of_others[:, -1:] + share.mT @ before)[:, 0]
-    return torch.where(certain[:, None], scores[:, -1, others], unseen)
+    asked = histories * (torch.arange(histories.shape[1], device=histories.device) < size[:, None])
+    scores = elsewhere(model, asked, others)
+    if (told := since > short).any():
+        scores[told] = unseen(model, asked[told], since[told], size[told], others)
+    return scores

@@ -31,7 +31,7 @@ from gro.defenses.astray import astray, others
 from gro.defenses.base import Answer, ListPart
 from gro.defenses.lesson import Lesson, became, teachers
 from gro.defenses.personas import Personas, fewest_personas
-from gro.defenses.witness import Network, features, suspicions
+from gro.defenses.witness import Network, features
 from gro.errors import ConfigError
 from gro.models import Recommender
 from gro.models.base import lengths, most_recent
@@ -60,10 +60,8 @@ class Gate(ListPart):
     again: bool = True
     """Whether personas tell people again what is in their history; not where hardly anybody takes an item twice, which
     is measured when the target is protected."""
-    threshold: float | None = None
-    """Logit above which a history is false; measured when the target is protected."""
-    certain: float | None = None
-    """Logit above which it is so beyond doubt; measured when the target is protected."""
+    thresholds: tuple[float, ...] = ()
+    """Logits above which a history of one item, two, and so on is false; measured when the target is protected."""
 
     def require(self, model: Recommender) -> None:
         """See :meth:`gro.defenses.base.Part.require`."""
@@ -91,38 +89,39 @@ class Gate(ListPart):
     def lists(self, answer: Answer) -> Tensor:
         """See :meth:`gro.defenses.base.ListPart.lists`."""
         model, asked, lists = _staged(answer.model), answer.histories, answer.lists.clone()
-        read, k = most_recent(asked, model.max_length), lists.shape[1]
-        (since, certain), size, few = self.since(model, read), lengths(read), lengths(asked) <= model.short
-        if (false := since < size).any():
-            of = others(model.popularity, answer.secret)
-            scores = astray(model.later, read[false], since[false], size[false], certain[false], of)
-            lists[false] = top_k(scores, k)
+        read, few, k = most_recent(asked, model.max_length), lengths(asked) <= model.short, lists.shape[1]
+        since, size, of = self.since(model, read), lengths(read), others(model.popularity, answer.secret)
+        false = since < size
+        if (led := false & ~few).any():
+            lists[led] = top_k(astray(model.later, read[led], since[led], size[led], model.short, of), k)
         if few.any():
             answering = model.early if self.codebook else model.later
             personas = Personas.read(answering, model.short, self.codebook or "", again=self.again)
-            lists[few] = top_k(personas.scores(asked[few]), k)
+            scores = personas.scores(asked[few])
+            if (led := false[few]).any():
+                scores[led] = personas.astray(asked[few & false], of)
+            lists[few] = top_k(scores, k)
         return lists
 
-    def since(self, model: Staged, histories: Tensor) -> tuple[Tensor, Tensor]:
-        """Place of the item by which each history became false, or ``T``, and who is so for certain, each ``[B]``.
+    def since(self, model: Staged, histories: Tensor) -> Tensor:
+        """Items before those since which each history is false ``[B]``; its length where it is not.
 
         Args:
             model: the target and its witness.
             histories: of at most ``max_length`` items ``[B, T]``.
 
         Raises:
-            ConfigError: the gate has learnt nothing.
+            ConfigError: the gate has not learnt to judge histories of ``T`` items.
         """
-        if self.threshold is None or self.certain is None:
-            raise ConfigError("the gate has learnt nothing; protect a target with it")
-        suspected = torch.full(histories.shape, -torch.inf, device=histories.device)
-        judged = lengths(histories) > model.short
-        if judged.any():
-            read = features(model, histories[judged])
-            with torch.no_grad():
-                logits = self._network.to(read.device)(read)
-            suspected[judged] = suspicions(logits, read, model.short)
-        return became(suspected > self.threshold), suspected[:, -1] > self.certain
+        if len(self.thresholds) < histories.shape[1]:
+            raise ConfigError(
+                f"the gate has learnt nothing of histories of {histories.shape[1]} items; protect a target with it"
+            )
+        read = features(model, histories)
+        thresholds = torch.tensor(self.thresholds, device=read.device)[: read.shape[1]]
+        with torch.no_grad():
+            false = self._network.to(read.device)(read) > thresholds
+        return became(false).gather(1, lengths(histories)[:, None] - 1)[:, 0]
 
     @cached_property
     def _network(self) -> Network:

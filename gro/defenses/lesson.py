@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from gro.data import Sequences
 from gro.defenses.astray import astray, others
 from gro.defenses.personas import Personas
-from gro.defenses.witness import LIKELY, READERS, Network, features, gains, suspicions
+from gro.defenses.witness import LIKELY, READERS, Network, features, gains
 from gro.errors import DataError
 from gro.metrics import ndcg
 from gro.models import padded
@@ -51,10 +51,14 @@ LAST: Final = 10
 """Items at the end of each part by which it is measured what people lose."""
 UNEVEN: Final = 2.5
 """Budgets that people with histories of like length may lose, of what they earn."""
-ALARMS: Final = 0.01
-"""Part of people whose histories look so false that it is held to be certain."""
+SHARES: Final = tuple(n / 400 for n in range(80, -1, -1))
+"""Of people whose histories may be false after each item, from the most on."""
+NEAR: Final = 400
+"""Histories by which a threshold is found, or those after one item more or fewer, and so on, are taken with them."""
 COUNTS: Final = 0.05
 """Part of what all earn from which on such people count: what a handful loses is left to chance."""
+TURNS: Final = 4
+"""In which thieves grow their histories."""
 ROWS: Final = 512
 EPOCHS, BATCH, RATE = 25, 128, 3e-3
 """Of the network; the rate falls to 0."""
@@ -93,8 +97,9 @@ class Lesson:
         parts: of real histories ``[N, L]``, right-padded.
         people: what is read of them ``[N, T, 12]``.
         length: of the whole history before each item of the parts ``[N, T]``.
+        judged: items after which the gate judges them ``[N, T]``: all but the first ones of parts that begin later.
         better: how many times the NDCG@10 of the witness the target earns.
-        earned: NDCG@10 that the target earns with the last items of each ``[N, T]``, 0 elsewhere.
+        earned: NDCG@10 that the personas or the target earn with each item ``[N, T]``, 0 for the first.
         others: items that pass for each other where people are led astray; see :func:`gro.defenses.astray.others`.
         fold: the network that does not learn from each ``[N]``; all parts of one history have the same.
     """
@@ -117,56 +122,79 @@ class Lesson:
         self.parts, skipped, self.fold = self._windows(sequences)
         place = torch.arange(model.max_length)
         self.people, self.length = self._read(self.parts), skipped[:, None] + place
-        self.better, last = self._better(sequences), place >= lengths(self.parts)[:, None] - LAST
-        self.earned = self.better * gains(self.people) * last
-        self.others = others(model.popularity, sequences.digest.encode())
+        self.judged = self.people.any(dim=2) & ((place >= model.short) | (skipped[:, None] == 0))
+        self.better, self.others = self._better(sequences), others(model.popularity, sequences.digest.encode())
+        self.earned = torch.where(self.length <= model.short, self._begun(), self.better * gains(self.people))
 
-    def learnt(self, utility_budget: float) -> dict[str, str | float]:
-        """Weights, and the lowest threshold that takes no more from people than they may.
+    def learnt(self, utility_budget: float) -> dict[str, str | list[float]]:
+        """Weights, and the lowest thresholds that take no more from people than they may.
 
-        Nobody's gain makes up for another's loss; the least typical tenth keeps to the budget by itself, and those with
-        histories of like length to :data:`UNEVEN` times as much. Everybody is judged by the network that has not learnt
-        from him.
+        As many are false after each item. Nobody's gain makes up for another's loss. The least typical tenth, and those
+        with histories of like length, may lose :data:`UNEVEN` times as much of what they earn as all together.
+        Everybody is judged by the network that has not learnt from him.
         """
         network = self._taught(*map(torch.cat, zip(*(self._theft(make()) for make in self._thieves()), strict=True)))
         with torch.no_grad():
             logits = network.opinions(self.people)[self.fold, torch.arange(len(self.fold))]
-        found = suspicions(logits, self.people, self.model.short)
-        final = found[:, -1][found[:, -1].isfinite()]
-        levels, certain = final.unique().tolist(), float(final.quantile(1 - ALARMS))
-        shares = [(torch.ones_like(found, dtype=torch.bool), 1.0), (self._least_typical(), 1.0)]
-        shares += [(group, UNEVEN) for group in self._lengths()]
+        groups = self._groups(utility_budget)
+        counted = torch.stack([some for some, _ in groups]).any(dim=0)
 
-        def affordable(level: float) -> bool:
-            lost = self._lost(found > level, found > certain)
-            return all(lost[some].sum() <= share * utility_budget * self.earned[some].sum() for some, share in shares)
+        def affordable(share: float) -> bool:
+            lost = self._lost(self.judged & (logits > self._thresholds(logits, share)), counted)
+            return all(lost[some].sum() <= most * self.earned[some].sum() for some, most in groups)
 
-        lowest = bisect_left(levels, True, hi=len(levels) - 1, key=affordable)
-        threshold = levels[lowest]
-        return {"weights": network.written(), "threshold": threshold, "certain": max(threshold, certain)}
+        share = SHARES[bisect_left(SHARES, True, hi=len(SHARES) - 1, key=affordable)]
+        return {"weights": network.written(), "thresholds": self._thresholds(logits, share).tolist()}
 
-    def _lost(self, false: Tensor, certain: Tensor) -> Tensor:
-        """NDCG@10 that is lost of each item where the history is ``false``, or certainly so, each ``[N, T]``.
+    def _thresholds(self, logits: Tensor, share: float) -> Tensor:
+        """Logits ``[T]`` that such a share of people's histories surpass after each item, or about there."""
+        place = torch.arange(logits.shape[1])
+        away, there = (place[:, None] - place).abs(), self.judged.sum(dim=0)
+        enough = [min(int(place[-1]), sum(there[far <= near].sum() < NEAR for near in place.tolist())) for far in away]
+        around = [self.judged & (far <= near) for far, near in zip(away, enough, strict=True)]
+        return torch.stack([logits[some].quantile(1 - share) for some in around])
+
+    def _groups(self, utility_budget: float) -> list[tuple[Tensor, float]]:
+        """Items ``[N, T]`` of people who may lose no more than a part of what they earn by them, and that part."""
+        last = self.judged & (torch.arange(self.judged.shape[1]) >= lengths(self.parts)[:, None] - LAST)
+        measured = self.judged & ((self.length[:, :1] == 0) | last)
+        beginners, typical = measured & (self.length <= self.model.short), self._least_typical()
+        alike = [torch.from_numpy(group) & measured for group in by_length(self.length.numpy()).values()]
+        alike = [group for group in alike if self.earned[group].sum() >= COUNTS * self.earned[measured].sum()]
+        uneven = [beginners, beginners & typical, last & typical, *alike]
+        return [(last, utility_budget), *((group, UNEVEN * utility_budget) for group in uneven)]
+
+    def _begun(self) -> Tensor:
+        """NDCG@10 that personas earn with the first items of histories ``[N, T]``."""
+        found, short = torch.zeros(self.length.shape), self.model.short
+        with evaluating(self.model):
+            for size in range(1, min(short + 1, self.parts.shape[1])):
+                rows = (self.judged[:, size] & (self.length[:, size] == size)).nonzero()[:, 0]
+                for start in range(0, len(rows), ROWS):
+                    some = rows[start : start + ROWS]
+                    asked, following = self.parts[some, : size + 1].to(device_of(self.model)).split([size, 1], dim=1)
+                    found[some, size] = _ndcg(self.personas.scores(asked), following[:, 0])
+        return found
+
+    def _lost(self, false: Tensor, counted: Tensor) -> Tensor:
+        """NDCG@10 that is lost of each item that is ``counted`` where the history is ``false`` before: all ``[N, T]``.
 
         What the target is worth to people whom it leads astray is judged by the witness, who does not know them.
         """
-        device, since = device_of(self.model), became(false)
-        misleading, certain = (F.pad(each, (1, -1), value=False) for each in (false, certain))
-        rows, at = (misleading & (self.earned > 0)).nonzero(as_tuple=True)
-        left = torch.zeros_like(self.earned)
+        since, misled = became(false), F.pad(false, (1, -1), value=False)
+        rows, at = (misled & counted & (self.earned > 0)).nonzero(as_tuple=True)
+        left, device, short = torch.zeros_like(self.earned), device_of(self.model), self.model.short
         with evaluating(self.model):
             for start in range(0, len(rows), ROWS):
                 some, end = rows[start : start + ROWS], at[start : start + ROWS]
-                parts, begun, size = (each.to(device) for each in (self.parts[some], since[some], end))
-                scores = astray(self.model.witness, parts, begun, size, certain[some, end].to(device), self.others)
-                place = places(scores, parts.gather(1, size[:, None])[:, 0])
-                left[some, end] = self.better * torch.from_numpy(ndcg(place.cpu().numpy(), 10)).float()
-        return (self.earned - left).clamp(min=0) * misleading
-
-    def _lengths(self) -> list[Tensor]:
-        """Items by the length of the history before them ``[N, T]``, where these are enough to count."""
-        groups = [torch.from_numpy(group) for group in by_length(self.length.numpy()).values()]
-        return [group for group in groups if self.earned[group].sum() >= COUNTS * self.earned.sum()]
+                parts, begun, size = (each.to(device) for each in (self.parts[some], since[some, end - 1], end))
+                of, few, following = self.others.to(device), size <= short, parts.gather(1, size[:, None])[:, 0]
+                asked = parts * (torch.arange(parts.shape[1], device=device) < size[:, None])
+                found = self.better * _ndcg(astray(self.model.witness, asked, begun, size, short, of), following)
+                if few.any():
+                    found[few.cpu()] = _ndcg(self.personas.astray(asked[few], of), following[few])
+                left[some, end] = found
+        return (self.earned - left).clamp(min=0) * misled * counted
 
     def _least_typical(self) -> Tensor:
         """Items of that tenth of the parts of histories that the witness finds least likely ``[N, T]``."""
@@ -205,13 +233,14 @@ class Lesson:
     def _theft(self, strategy: Strategy) -> tuple[Tensor, Tensor]:
         """What is read of the histories of a thief, and with how many items each began.
 
-        Histories have ``max_length`` items: ``[N, max_length, 12]`` and ``[N]``.
+        Histories have ``max_length`` items: ``[N, max_length, 12]`` and ``[N]``. They are grown in turns, so that who
+        learns from the lists where to begin has learnt it.
         """
         model, found, begun = self.model, list[Tensor](), list[int]()
-        k = min(100, model.n_items)
+        k, together = min(100, model.n_items), min(strategy.together, -(-self.thefts // TURNS))
         with evaluating(model):
             while (left := self.thefts - len(begun)) > 0:
-                histories = strategy.start(min(left, strategy.together), model.n_items, self.generator)
+                histories = strategy.start(min(left, together), model.n_items, self.generator)
                 begun += [histories.shape[1]] * len(histories)
                 while histories.shape[1] < model.max_length:
                     lists = self._answered(histories.to(device_of(model)), k).cpu()
@@ -249,14 +278,18 @@ class Lesson:
 
         People of its own fold count nothing, nor does what a thief took from real histories, his first ``begun`` items.
         """
-        shown, place = torch.cat([self.people, thefts]).any(dim=2), torch.arange(self.people.shape[1])
-        own = torch.cat([torch.zeros(len(self.people)), begun.where(begun > 1, 0)])
-        counted = shown & (place >= self.model.short) & (place >= own[:, None])
+        place, own = torch.arange(thefts.shape[1]), begun.where(begun > 1, 0)
+        counted = torch.cat([self.judged, thefts.any(dim=2) & (place >= own[:, None])])
         taught = (self.fold != torch.arange(READERS)[:, None]).float()
         share = torch.cat(
             [taught / taught.sum(dim=1, keepdim=True), torch.full((READERS, len(thefts)), 1 / len(thefts))], 1
         )
-        return share[:, :, None] * len(shown) / 2 * counted
+        return share[:, :, None] * len(counted) / 2 * counted
+
+
+def _ndcg(scores: Tensor, items: Tensor) -> Tensor:
+    """NDCG@10 of one item after each history ``[B]``."""
+    return torch.from_numpy(ndcg(places(scores, items).cpu().numpy(), 10)).float()
 
 
 def teachers(sequences: Sequences, short: int) -> npt.NDArray[np.int64]:
@@ -276,5 +309,6 @@ def teachers(sequences: Sequences, short: int) -> npt.NDArray[np.int64]:
 
 
 def became(false: Tensor) -> Tensor:
-    """Place of the first true one of each row ``[N, T]``: ``[N]``, ``T`` where there is none."""
-    return torch.where(false.any(dim=1), false.long().argmax(dim=1), false.shape[1])
+    """Items before those since which each history is false without a break, after each item: both ``[N, T]``."""
+    place = torch.arange(1, false.shape[1] + 1, device=false.device)
+    return (place * ~false).cummax(dim=1).values

@@ -17,6 +17,7 @@ from scipy.cluster.vq import kmeans2
 from torch import Tensor, nn
 
 from gro.data import HeldOut, Sequences
+from gro.defenses.astray import elsewhere, renamed
 from gro.errors import ConfigError
 from gro.metrics import FloatArray, ndcg
 from gro.models import Recommender, StateRecommender, padded
@@ -58,13 +59,25 @@ class Personas(nn.Module):
 
     def scores(self, histories: Tensor) -> Tensor:
         """Score the next item after each history: ``[B, T]`` to ``[B, n_items]``; the latest items are read."""
-        states = _states(self.model, most_recent(histories, self.max_length))
+        return self._told(histories, histories)
+
+    def astray(self, histories: Tensor, others: Tensor) -> Tensor:
+        """Scores of the persona that is meant for the items that pass for those asked; see :mod:`gro.defenses.astray`.
+
+        Without personas, of a catalogue where items have the names of others.
+        """
+        if self.codebook is None:
+            return elsewhere(self, histories, others)
+        return self._told(renamed(others, histories), histories)
+
+    def _told(self, meant: Tensor, asked: Tensor) -> Tensor:
+        states = _states(self.model, most_recent(meant, self.max_length))
         if self.codebook is not None:
             codebook = self.codebook.to(states)
             away = torch.cdist(states, codebook, compute_mode="donot_use_mm_for_euclid_dist")
             states = codebook[away.argmin(dim=1)]
         scores = self.model.item_scores(states)
-        return scores if self.again else _behind(scores, histories)
+        return scores if self.again else _behind(scores, asked)
 
     def written(self) -> str:
         """The codebook, 32-bit, in base64; empty where there is none."""

@@ -114,9 +114,3 @@ def gains(features: Tensor) -> Tensor:
     place = torch.expm1(SCALE * features[..., PLACE]).round()
     earned = (place < 10) / torch.log2(place + 2)
     return earned * features.any(dim=2) * (torch.arange(features.shape[1], device=features.device) > 0)
-
-
-def suspicions(logits: Tensor, features: Tensor, short: int) -> Tensor:
-    """The highest logit so far of histories ``[B, T, 12]``, behind their first ``short`` items: ``[B, T]``, or -inf."""
-    judged = features.any(dim=2) & (torch.arange(features.shape[1], device=features.device) >= short)
-    return logits.masked_fill(~judged, -torch.inf).cummax(dim=1).values

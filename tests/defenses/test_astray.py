@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gro.config import ModelSettings
-from gro.defenses.astray import ALIKE, RIDGE, TOLD, astray, others, sparing
+from gro.defenses.astray import ALIKE, RIDGE, TOLD, astray, elsewhere, others, renamed, sparing, unseen
 from gro.models import StateRecommender, build
 
-N_ITEMS = 3 * ALIKE + 5
+N_ITEMS, SHORT = 3 * ALIKE + 5, 2
 
 
 def recommender(name: str = "SASRec") -> StateRecommender:
@@ -61,8 +61,8 @@ def test_what_was_asked_passes_for_itself_and_for_nothing_else(n_items: int, see
             assert row[item] == wanted
 
 
-def unseen(told: torch.Tensor, now: torch.Tensor, moved: torch.Tensor) -> torch.Tensor:
-    """What can be put together from what was told ``[R, n_items]`` as it is, the rest of other items; by QR."""
+def by_qr(told: torch.Tensor, now: torch.Tensor, moved: torch.Tensor) -> torch.Tensor:
+    """What can be put together from what was told ``[R, n_items]`` as it is, the rest of other items."""
     before, after = told - told[:, moved], now - now[moved]
     ridge = math.sqrt(RIDGE * before.square().sum(dim=1).mean()) * torch.eye(len(before), dtype=before.dtype)
     system = torch.cat([before.T, ridge])
@@ -74,27 +74,41 @@ def unseen(told: torch.Tensor, now: torch.Tensor, moved: torch.Tensor) -> torch.
 
 @pytest.mark.parametrize("name", ["SASRec", "GRU4Rec", "NARM", "BERT4Rec"])
 @torch.no_grad()
-def test_what_is_new_is_told_of_other_items(name: str) -> None:
+def test_what_is_new_is_told_of_other_items_and_all_where_nothing_was_told(name: str) -> None:
     model, asked = recommender(name), histories(30)
     instead = others(torch.rand(N_ITEMS, dtype=torch.float64), b"owner")
     length = (asked > 0).sum(dim=1)
-    since = 1 + (torch.rand(30) * (length - 1)).long()
-    certain = torch.arange(30) % 3 == 0
-    found = astray(model, asked, since, length, certain, instead)
+    since = (torch.rand(30) * length).long()
+    found = astray(model, asked, since, length, SHORT, instead)
     longer = asked.where(asked > 0, 5)
-    assert torch.equal(astray(model, longer, since, length, certain, instead), found)
-    for row, history, begin, end, sure in zip(found, asked, since.tolist(), length.tolist(), certain, strict=True):
-        now = model.scores(history[None, :end])[0]
-        told = torch.cat([model.scores(history[None, : max(1, begin - back)]) for back in range(TOLD)])
-        moved = sparing(instead, history[None])[0]
-        torch.testing.assert_close(row, now[instead] if sure else unseen(told, now, moved))
+    assert torch.equal(astray(model, longer, since, length, SHORT, instead), found)
+    assert 5 < int((since > SHORT).sum()) < 25
+    for row, history, begin, end in zip(found, asked, since.tolist(), length.tolist(), strict=True):
+        known = history[None, :end]
+        told = torch.cat([model.scores(known[:, : max(1, begin - back)]) for back in range(TOLD)])
+        expected = by_qr(told, model.scores(known)[0], sparing(instead, known)[0])
+        if begin <= SHORT:
+            expected = model.scores(torch.tensor([[int(instead[item - 1]) + 1 for item in known[0]]]))[0][instead]
+        torch.testing.assert_close(row, expected)
+
+
+@torch.no_grad()
+def test_another_catalogue_agrees_with_itself_as_the_true_one_does() -> None:
+    model, asked = recommender(), histories(50)
+    instead = others(torch.rand(N_ITEMS), b"owner")
+    undone = instead.argsort()
+    assert torch.equal(renamed(undone, renamed(instead, asked)), asked)
+    assert torch.equal(renamed(instead, asked) > 0, asked > 0)
+    assert torch.equal(elsewhere(model, renamed(undone, asked), instead)[:, undone], model.scores(asked))
+    away = (elsewhere(model, asked, instead) - model.scores(asked)).norm(dim=1)
+    assert away.mean() > 0.5 * model.scores(asked).norm(dim=1).mean()
 
 
 @torch.no_grad()
 def test_what_was_told_before_is_as_far_away_as_it_would_be_from_the_truth() -> None:
     model, asked = recommender(), torch.stack([torch.randperm(N_ITEMS)[:8] + 1 for _ in range(200)])
     instead, since, size = others(torch.rand(N_ITEMS), b"owner"), torch.full((200,), 5), torch.full((200,), 8)
-    false = astray(model, asked, since, size, torch.zeros(200, dtype=torch.bool), instead)
+    false = unseen(model, asked, since, size, instead)
     true, told = model.scores(asked), [model.scores(asked[:, :end]) for end in range(1, 6)]
     assert (false - true).norm(dim=1).mean() > 0.3 * true.norm(dim=1).mean()
     for each in told:
@@ -107,6 +121,5 @@ def test_what_was_told_before_is_as_far_away_as_it_would_be_from_the_truth() -> 
 @torch.no_grad()
 def test_who_has_asked_for_everything_can_only_be_told_the_truth() -> None:
     model, asked = recommender(), torch.randint(1, N_ITEMS + 1, (20, 8))
-    items = torch.arange(N_ITEMS)
-    since, size, unsure = torch.full((20,), 3), torch.full((20,), 8), torch.zeros(20, dtype=torch.bool)
-    torch.testing.assert_close(astray(model, asked, since, size, unsure, items), model.scores(asked))
+    items, since, size = torch.arange(N_ITEMS), torch.full((20,), 3), torch.full((20,), 8)
+    torch.testing.assert_close(unseen(model, asked, since, size, items), model.scores(asked))

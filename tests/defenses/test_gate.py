@@ -13,14 +13,14 @@ from torch import Tensor
 from gro.config import ProtectionSettings
 from gro.data import Sequences
 from gro.defenses import gate as module
-from gro.defenses.astray import astray, others
+from gro.defenses.astray import astray, elsewhere, others
 from gro.defenses.base import Part
 from gro.defenses.gate import Gate
 from gro.defenses.lesson import Lesson
 from gro.defenses.lists import Truncate
 from gro.defenses.personas import Personas
 from gro.defenses.pipeline import Defended
-from gro.defenses.witness import Network, features, suspicions
+from gro.defenses.witness import Network, features
 from gro.errors import ConfigError
 from gro.models import build
 from gro.models.base import lengths, most_recent
@@ -55,15 +55,16 @@ def network(seed: int = 0) -> Network:
     return Network().eval().requires_grad_(False)
 
 
-def gate(threshold: float = 0.0, certain: float = np.inf) -> Gate:
-    """A gate that has learnt something or other."""
-    return Gate(weights=network().written(), threshold=threshold, certain=min(certain, 1e9), codebook=CODEBOOK)
+def gate(*thresholds: float) -> Gate:
+    """A gate that has learnt something or other; the last threshold holds for all longer histories."""
+    whole = [*thresholds, *thresholds[-1:] * (MAX_LENGTH - len(thresholds))]
+    return Gate(weights=network().written(), thresholds=tuple(whole), codebook=CODEBOOK)
 
 
 def looks(model: Staged, histories: Tensor) -> Tensor:
-    """The highest logit of each history."""
-    read = features(model, histories)
-    return suspicions(network()(read), read, SHORT)[:, -1]
+    """The logit of each history after each of its items."""
+    found: Tensor = network()(features(model, histories))
+    return found
 
 
 STRICT, LENIENT = gate(-1e9), gate(1e9)
@@ -84,18 +85,19 @@ def another(model: Staged, member: str) -> Staged:
     return Staged(list(members.values()), model.short).eval()
 
 
-def test_a_history_becomes_false_once_and_stays_so() -> None:
+def test_a_history_is_false_since_it_looks_so_without_a_break() -> None:
     model, histories = staged().float(), random_histories(60)
-    looked = looks(model, histories[:, : SHORT + 2])
-    part = gate(float(looked.quantile(0.6)))
-    since = torch.stack([part.since(model, histories[:, : end + 1])[0] for end in range(MAX_LENGTH)])
-    last = torch.arange(MAX_LENGTH)[:, None]
-    false = since <= last
-    assert torch.equal(since[~false], (last + 1).expand_as(since)[~false])
-    assert not bool(false[:SHORT].any())
-    for row in since.T[false[-1]]:
-        assert row.tolist() == [min(int(row[-1]), end + 1) for end in range(MAX_LENGTH)]
-    assert 0 < int(false[SHORT + 1].sum()) < int(false[-1].sum()) <= 60
+    logits = looks(model, histories)
+    part = gate(*logits.quantile(0.4, dim=0).tolist())
+    for end in range(1, MAX_LENGTH + 1):
+        since = part.since(model, histories[:, :end])
+        false = logits[:, :end] > torch.tensor(part.thresholds[:end])
+        for begin, row in zip(since.tolist(), false.tolist(), strict=True):
+            assert row[begin:] == [True] * (end - begin)
+            assert not begin or not row[begin - 1]
+        assert 20 < int((since < end).sum()) < 50
+    padded = torch.nn.functional.pad(histories[:, :4], (0, 4))
+    assert torch.equal(part.since(model, padded), part.since(model, histories[:, :4]))
 
 
 def beginners(model: Staged, histories: Tensor) -> Tensor:
@@ -109,40 +111,56 @@ def true(model: Staged, histories: Tensor) -> Tensor:
 def decoys(part: Gate, model: Staged, histories: Tensor, secret: bytes = SECRET) -> Tensor:
     """What each is told that goes astray, one by one."""
     instead, found = others(model.popularity, secret), list[Tensor]()
-    for history in most_recent(histories, MAX_LENGTH):
+    personas = Personas.read(model.early, SHORT, CODEBOOK, again=part.again)
+    for history, whole in zip(most_recent(histories, MAX_LENGTH), histories, strict=True):
         known = history[history > 0][None]
-        since, certain = part.since(model, known)
         size = torch.tensor([known.shape[1]])
-        found.append(astray(model.later, known, since.clamp(max=known.shape[1] - 1), size, certain, instead))
+        if (whole > 0).sum() <= SHORT:
+            found.append(personas.astray(known, instead))
+        else:
+            found.append(astray(model.later, known, part.since(model, known), size, SHORT, instead))
     return top_k(torch.cat(found), K)
 
 
 @torch.no_grad()
-def test_beginners_get_personas_and_the_false_are_led_astray() -> None:
+def test_the_true_get_personas_or_the_truth_and_the_false_are_led_astray() -> None:
     model = staged().float()
-    for histories in (HISTORIES, random_histories(30), random_histories(5, 2)):
+    for histories in (HISTORIES, random_histories(30), random_histories(30, SHORT), random_histories(5, 2)):
         begun = lengths(histories) <= SHORT
-        served, honest = answers(STRICT, model, histories), answers(LENIENT, model, histories)
-        for found in (served, honest):
-            assert torch.equal(found[begun], beginners(model, histories)[begun])
-        assert torch.equal(served[~begun], decoys(STRICT, model, histories)[~begun])
+        honest = answers(LENIENT, model, histories)
+        assert torch.equal(honest[begun], beginners(model, histories)[begun])
         assert torch.equal(honest[~begun], true(model, histories)[~begun])
+        served = answers(STRICT, model, histories)
+        assert torch.equal(served, decoys(STRICT, model, histories))
+        assert (served == honest).all(dim=1).float().mean() < 0.7
         assert all(len(set(row)) == K and min(row) >= 1 and max(row) <= N_ITEMS for row in served.tolist())
+
+
+@torch.no_grad()
+def test_false_beginners_get_lists_that_others_get_too() -> None:
+    model = staged(n_items=200).float()
+    lists = {tuple(row) for row in beginners(model, random_histories(2000, 2, 200)).tolist()}
+    assert 1 < len(lists) <= PERSONAS
+    assert {tuple(row) for row in answers(STRICT, model, random_histories(200, 2, 200)).tolist()} <= lists
 
 
 @torch.no_grad()
 def test_without_personas_beginners_have_the_plain_target() -> None:
     model, histories = staged().float(), random_histories(20, SHORT)
-    part = gate(0.0).model_copy(update={"codebook": ""})
-    assert torch.equal(answers(part, model, histories), top_k(model.later.scores(histories), K))
+    part = LENIENT.model_copy(update={"codebook": ""})
+    assert torch.equal(answers(part, model, histories), true(model, histories))
+    part, instead = STRICT.model_copy(update={"codebook": ""}), others(model.popularity, SECRET)
+    assert torch.equal(answers(part, model, histories), top_k(elsewhere(model.later, histories, instead), K))
 
 
 @torch.no_grad()
-def test_only_those_above_the_threshold_are_led_astray() -> None:
+def test_only_those_above_their_threshold_are_led_astray() -> None:
     model, histories = staged().float(), random_histories(40)
-    part = gate(float(looks(model, histories).median()))
-    false = part.since(model, histories)[0] < MAX_LENGTH
+    part = gate(*looks(model, histories).quantile(0.5, dim=0).tolist())
+    since = part.since(model, histories)
+    false = since < MAX_LENGTH
     assert int(false.sum()) == 20
+    assert 0 < int((since[false] > SHORT).sum()) < 20
     served, honest = answers(part, model, histories), true(model, histories)
     assert torch.equal(served[~false], honest[~false])
     assert torch.equal(served[false], decoys(part, model, histories)[false])
@@ -150,27 +168,14 @@ def test_only_those_above_the_threshold_are_led_astray() -> None:
 
 
 @torch.no_grad()
-def test_of_the_false_those_who_are_so_for_certain_are_told_everything_of_other_items() -> None:
-    model, histories = staged().float(), random_histories(40)
-    part = gate(-1e9, float(looks(model, histories).median()))
-    certain = part.since(model, histories)[1]
-    assert int(certain.sum()) == 20
-    served, scores = answers(part, model, histories), model.later.scores(histories)
-    of_others = top_k(scores[:, others(model.popularity, SECRET)], K)
-    assert torch.equal(served[certain], of_others[certain])
-    assert torch.equal(served[~certain], answers(STRICT, model, histories)[~certain])
-    assert (served[~certain] == of_others[~certain]).all(dim=1).float().mean() < 0.5
-
-
-@torch.no_grad()
 def test_beginners_are_not_told_again_what_was_asked_where_people_take_nothing_again() -> None:
     model, histories = staged(n_items=40).float(), random_histories(30, 2, 40)
-    told, silent = LENIENT, LENIENT.model_copy(update={"again": False})
-    served = answers(silent, model, histories)
-    assert not bool((served[:, :, None] == histories[:, None, :]).any())
-    for row, whole, history in zip(served, answers(told, model, histories), histories, strict=True):
-        left = [item for item in whole.tolist() if item not in history.tolist()]
-        assert row.tolist()[: len(left)] == left
+    for told in (LENIENT, STRICT):
+        served = answers(told.model_copy(update={"again": False}), model, histories)
+        assert not bool((served[:, :, None] == histories[:, None, :]).any())
+        for row, whole, history in zip(served, answers(told, model, histories), histories, strict=True):
+            left = [item for item in whole.tolist() if item not in history.tolist()]
+            assert row.tolist()[: len(left)] == left
 
 
 @torch.no_grad()
@@ -203,22 +208,22 @@ def test_personas_have_half_of_the_budget_and_the_lesson_what_they_leave(
         assert count == PERSONAS
         return Personas.read(target.early, SHORT, CODEBOOK, again=False), cost
 
-    def learnt(_: Lesson, utility_budget: float) -> dict[str, str | float]:
+    def learnt(_: Lesson, utility_budget: float) -> dict[str, str | list[float]]:
         budgets.append(utility_budget)
-        return {"weights": network().written(), "threshold": 0.5, "certain": 0.7}
+        return {"weights": network().written(), "thresholds": [0.5, 0.7]}
 
     monkeypatch.setattr(module, "fewest_personas", found)
     monkeypatch.setattr(Lesson, "learnt", learnt)
     fitted = Gate(personas=PERSONAS).fitted(model, tiny, 0.2)
     assert budgets == pytest.approx([0.1, left])
-    assert (fitted.codebook, fitted.threshold, fitted.certain, fitted.again) == (CODEBOOK, 0.5, 0.7, False)
+    assert (fitted.codebook, fitted.thresholds, fitted.again) == (CODEBOOK, (0.5, 0.7), False)
 
 
 def test_it_is_said_where_beginners_are_not_protected(
     tiny: Sequences, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = staged().float()
-    monkeypatch.setattr(Lesson, "learnt", lambda *_: {"weights": network().written(), "threshold": 0.5, "certain": 0.7})
+    monkeypatch.setattr(Lesson, "learnt", lambda *_: {"weights": network().written(), "thresholds": [0.5, 0.7]})
     for found, warned in (
         (Personas(model.later, SHORT, None), True),
         (Personas.read(model.early, SHORT, CODEBOOK), False),
@@ -230,8 +235,11 @@ def test_it_is_said_where_beginners_are_not_protected(
 
 
 def test_a_gate_that_has_learnt_nothing_is_refused() -> None:
-    with pytest.raises(ConfigError, match="the gate has learnt nothing; protect a target with it"):
-        answers(Gate(), staged())
+    learnt = LENIENT.model_copy(update={"thresholds": LENIENT.thresholds[:-1]})
+    for part in (Gate(), learnt):
+        with pytest.raises(ConfigError, match="the gate has learnt nothing of histories of 8 items; protect a target"):
+            answers(part, staged().float())
+    answers(learnt, staged().float(), HISTORIES[:, :7])
 
 
 def test_a_target_without_a_witness_is_refused_before_anything_is_trained(tiny: Sequences) -> None:
@@ -249,8 +257,7 @@ def test_a_target_without_a_witness_is_refused_before_anything_is_trained(tiny: 
     [
         {"thefts": 0},
         {"personas": 0},
-        {"threshold": np.nan},
-        {"certain": np.nan},
+        {"thresholds": [0.0, np.nan]},
     ],
 )
 def test_settings_are_checked(wrong: dict[str, object]) -> None:

@@ -16,7 +16,7 @@ from gro.defenses.astray import astray
 from gro.defenses.gate import Gate
 from gro.defenses.lesson import Begun, Lesson, became, teachers
 from gro.defenses.personas import Personas
-from gro.defenses.witness import FEATURES, LIKELY, READERS, Network, features, gains, suspicions
+from gro.defenses.witness import FEATURES, LIKELY, READERS, Network, features, gains
 from gro.errors import DataError
 from gro.metrics import ndcg
 from gro.models import build
@@ -82,11 +82,11 @@ def fitted(learnt: Staged, ring: Sequences) -> Gate:
 
 @pytest.fixture(scope="module")
 def lesson(learnt: Staged, ring: Sequences) -> Lesson:
-    return Lesson(learnt, Personas(learnt.early, SHORT, None), ring, 16)
+    return Lesson(learnt, Personas(learnt.early, SHORT, learnt.early.item_embedding.weight[1:9].detach()), ring, 16)
 
 
 def share(part: Gate, model: Staged, histories: Tensor) -> float:
-    return float((part.since(model, histories)[0] < histories.shape[1]).float().mean())
+    return float((part.since(model, histories) < histories.shape[1]).float().mean())
 
 
 def test_people_pass_and_random_histories_do_not(fitted: Gate, learnt: Staged) -> None:
@@ -98,102 +98,127 @@ def test_people_pass_and_random_histories_do_not(fitted: Gate, learnt: Staged) -
 
 
 def judged(lesson: Lesson, network: Network) -> Tensor:
-    """Everybody by the network that has not learnt from him."""
-    found = [suspicions(network.opinions(lesson.people)[number], lesson.people, SHORT) for number in range(READERS)]
+    """Logits of everybody by the network that has not learnt from him."""
+    found = network.opinions(lesson.people)
     return torch.stack([found[fold][row] for row, fold in enumerate(lesson.fold.tolist())])
 
 
 @pytest.mark.parametrize(("budget", "uneven"), [(0.0, 2.5), (0.01, 2.5), (0.1, 2.5), (0.1, 0.2)])
-def test_the_threshold_is_the_lowest_by_which_people_lose_what_they_can_afford(
+def test_as_many_people_are_false_as_can_be_afforded(
     lesson: Lesson, budget: float, uneven: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "EPOCHS", 5)
     monkeypatch.setattr(module, "UNEVEN", uneven)
     values = lesson.learnt(budget)
-    threshold, certain = float(values["threshold"]), float(values["certain"])
-    found = judged(lesson, Network.read(str(values["weights"])))
-    alarms = float((found[:, -1] > certain + 1e-5).float().mean())
-    assert certain >= threshold
-    assert alarms <= module.ALARMS
-    assert certain == threshold or alarms == pytest.approx(module.ALARMS, abs=2 / len(found))
-    groups = [(torch.ones_like(found, dtype=torch.bool), 1.0), (lesson._least_typical(), 1.0)]
-    groups += [(group, uneven) for group in lesson._lengths()]
+    thresholds = torch.tensor(values["thresholds"])
+    logits = judged(lesson, Network.read(str(values["weights"])))
+    everything = torch.ones_like(lesson.judged)
 
-    def over(level: float) -> bool:
-        lost = lesson._lost(found > level, found > max(level, certain))
+    def over(levels: Tensor) -> bool:
+        lost = lesson._lost(lesson.judged & (logits > levels), everything)
         return any(
-            float(lost[some].sum()) > share * budget * float(lesson.earned[some].sum()) + 1e-3 for some, share in groups
+            float(lost[some].sum()) > most * float(lesson.earned[some].sum()) + 1e-3
+            for some, most in lesson._groups(budget)
         )
 
-    assert all(float(lesson.earned[some].sum()) > 0 for some, _ in groups)
-    assert not over(threshold + 1e-5)
-    below = found[:, -1][found[:, -1] < threshold - 1e-4]
-    assert over(float(below.max()) - 1e-4)
+    assert not over(thresholds + 1e-5)
+    found = torch.stack([lesson._thresholds(logits, share) for share in module.SHARES])
+    place = int((found - thresholds).abs().amax(dim=1).argmin())
+    torch.testing.assert_close(found[place], thresholds)
+    assert over(found[place - 1] - 1e-5) if place else budget == 0.1
 
 
-def test_who_may_lose_everything_is_false_from_the_lowest_level_on(
+def test_a_threshold_is_a_quantile_of_the_people_after_so_many_items_or_about_as_many(
     lesson: Lesson, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "EPOCHS", 1)
-    values = lesson.learnt(100.0)
-    found = judged(lesson, Network.read(str(values["weights"])))[:, -1]
-    assert float(values["threshold"]) == pytest.approx(float(found.min()), abs=1e-5)
+    logits = torch.randn(lesson.judged.shape)
+    monkeypatch.setattr(module, "NEAR", 1)
+    for share in (0.0, 0.1, 1.0):
+        for place, found in enumerate(lesson._thresholds(logits, share).tolist()):
+            own = logits[lesson.judged[:, place], place].numpy()
+            assert found == pytest.approx(np.quantile(own, 1 - share), abs=1e-5)
+    monkeypatch.setattr(module, "NEAR", int(lesson.judged[:, -1].sum()) + 1)
+    about = logits[:, -2:][lesson.judged[:, -2:]].numpy()
+    assert float(lesson._thresholds(logits, 0.1)[-1]) == pytest.approx(np.quantile(about, 0.9), abs=1e-5)
+    monkeypatch.setattr(module, "NEAR", 10**9)
+    everybody = np.quantile(logits[lesson.judged].numpy(), 0.9)
+    assert lesson._thresholds(logits, 0.1).tolist() == pytest.approx([everybody] * LONGEST, abs=1e-5)
 
 
 @torch.no_grad()
-def test_what_is_lost_is_what_the_witness_no_longer_makes_of_those_who_are_led_astray(lesson: Lesson) -> None:
-    false = torch.zeros_like(lesson.earned, dtype=torch.bool)
-    begins = torch.randint(SHORT, LONGEST + 3, (len(false),))
-    false |= torch.arange(LONGEST) >= begins[:, None]
-    certain = false & (torch.arange(LONGEST) >= begins[:, None] + 3)
-    lost = lesson._lost(false, certain)
+def test_what_is_lost_is_what_is_no_longer_earned_by_those_who_are_led_astray(lesson: Lesson) -> None:
+    false = torch.rand(lesson.judged.shape) < 0.7
+    counted = torch.rand(lesson.judged.shape) < 0.8
+    lost, seen = lesson._lost(false, counted), set()
     for row in range(0, len(false), 61):
         history = lesson.parts[row].tolist()
         for place in range(LONGEST):
-            wanted, begin = 0.0, int(begins[row])
-            if begin < place and lesson.earned[row, place]:
-                witness, sure = lesson.model.witness, certain[row, place - 1 : place]
+            wanted = 0.0
+            if place and false[row, place - 1] and counted[row, place] and lesson.earned[row, place]:
+                begin = place
+                while begin and false[row, begin - 1]:
+                    begin -= 1
                 asked, size = torch.tensor([history[:place]]), torch.tensor([place])
-                scores = astray(witness, asked, torch.tensor([begin]), size, sure, lesson.others)[0]
+                if place <= SHORT:
+                    scores, better = lesson.personas.astray(asked, lesson.others)[0], 1.0
+                else:
+                    since, better = torch.tensor([begin]), lesson.better
+                    scores = astray(lesson.model.witness, asked, since, size, SHORT, lesson.others)[0]
                 rank = 1 + int((scores > scores[history[place] - 1]).sum())
-                left = lesson.better / np.log2(1 + rank) if rank <= 10 else 0.0
+                left = better / np.log2(1 + rank) if rank <= 10 else 0.0
                 wanted = max(0.0, float(lesson.earned[row, place]) - left)
+                seen.add((place <= SHORT, begin <= SHORT))
             assert lost[row, place] == pytest.approx(wanted, abs=1e-4)
-    assert lost.sum() > 0
+    assert seen == {(True, True), (False, True), (False, False)}
 
 
-def test_lengths_are_those_of_the_whole_histories(
+def test_people_are_measured_by_their_last_items_and_by_all_where_they_begin(
     lesson: Lesson, ring: Sequences, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "COUNTS", 0.0)
-    few, more, *others = lesson._lengths()
-    assert [int(group.sum()) for group in others[1:]] == [0, 0]
+    (last, _), *uneven = lesson._groups(0.02)
+    assert [most for _, most in lesson._groups(0.02)] == pytest.approx([0.02, *[0.05] * len(uneven)])
+    beginners, new, rare, few, more, *others = (group for group, _ in uneven)
+    assert not any(bool(group.any()) for group in others[1:])
     unknown = {tuple(ring.history(user)[:-HELD].tolist()) for user in range(USERS)}
-    later = 0
+    least, later = lesson._least_typical(), 0
     for row, history in enumerate(lesson.parts[:, :-1].tolist()):
         part = tuple(item for item in history if item)
         starts = {at for whole in unknown for at in range(len(whole)) if whole[at : at + len(part)] == part}
         assert int(lesson.length[row, 0]) in starts
         later += int(lesson.length[row, 0]) > 0
-        before = lesson.length[row]
-        assert torch.equal(few[row], before <= 10)
-        assert torch.equal(more[row], (before > 10) & (before <= 20))
+    place, before, known = torch.arange(LONGEST), lesson.length, lesson.people.any(dim=2)
+    begin = before[:, :1] == 0
+    assert torch.equal(lesson.judged, known & (begin | (place >= SHORT)))
+    assert torch.equal(last, lesson.judged & (place >= known.sum(dim=1, keepdim=True) - module.LAST))
+    measured = last | (begin & known)
+    assert torch.equal(beginners, measured & (before <= SHORT))
+    assert torch.equal(new, beginners & least)
+    assert torch.equal(rare, last & least)
+    assert torch.equal(few, measured & (before <= 10))
+    assert torch.equal(more, measured & (before > 10) & (before <= 20))
     assert later > 100
     monkeypatch.setattr(module, "COUNTS", 0.99)
-    assert not lesson._lengths()
+    assert len(lesson._groups(0.02)) == 4
 
 
-def test_what_is_earned_is_what_the_witness_has_and_more_by_as_much_as_the_target_is_better(
+def test_what_is_earned_is_what_personas_have_then_the_witness_and_more_by_as_much_as_the_target_is_better(
     lesson: Lesson, learnt: Staged, ring: Sequences
 ) -> None:
     unknown = ring.of(np.setdiff1d(np.arange(USERS), witnesses(ring))).valid
     better = ndcg(ranks(learnt.later, unknown), 10).sum() / ndcg(ranks(learnt.witness, unknown), 10).sum()
     for row in range(0, len(lesson.people), 97):
-        known = int(lesson.people[row].any(dim=1).sum())
-        own = gains(lesson.people[row][None])[0].tolist()
+        own, history = gains(lesson.people[row][None])[0].tolist(), lesson.parts[row]
+        begins = int(lesson.length[row, 0]) == 0
         for place in range(LONGEST):
-            last = max(0, known - module.LAST) <= place < known
-            assert lesson.earned[row, place] == pytest.approx(max(1.0, better) * own[place] * last, abs=1e-5)
+            wanted = max(1.0, better) * own[place]
+            if lesson.length[row, place] <= SHORT:
+                wanted = 0.0
+                if begins and place:
+                    scores = lesson.personas.scores(history[None, :place])[0]
+                    rank = 1 + int((scores > scores[history[place] - 1]).sum())
+                    wanted = 1 / np.log2(1 + rank) if rank <= 10 else 0.0
+            assert lesson.earned[row, place] == pytest.approx(wanted, abs=1e-5)
 
 
 def test_the_least_typical_are_those_whose_items_the_witness_expected_least(lesson: Lesson) -> None:
@@ -207,9 +232,9 @@ def test_the_least_typical_are_those_whose_items_the_witness_expected_least(less
     assert max(np.array(likely)[least]) <= min(np.array(likely)[~least]) + 1e-6
 
 
-def test_a_history_becomes_false_at_the_first_place() -> None:
-    false = torch.tensor([[False, True, True], [False, False, False], [True, True, True], [False, False, True]])
-    assert became(false).tolist() == [1, 3, 0, 2]
+def test_a_history_is_false_since_the_last_break() -> None:
+    false = torch.tensor([[False, True, True], [False, False, False], [True, True, True], [True, False, True]])
+    assert became(false).tolist() == [[1, 1, 1], [1, 2, 3], [0, 0, 0], [0, 2, 2]]
 
 
 def test_learning_is_the_same_whenever_it_is_done(fitted: Gate, learnt: Staged, ring: Sequences) -> None:
@@ -227,14 +252,13 @@ def test_a_gate_that_has_judged_can_learn_anew(
     learnt: Staged, ring: Sequences, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "EPOCHS", 5)
-    used = QUICK.model_copy(update={"weights": Network().written(), "threshold": 0.0, "certain": 0.0, "codebook": ""})
+    used = QUICK.model_copy(update={"weights": Network().written(), "thresholds": (0.0,) * LONGEST, "codebook": ""})
     used.since(learnt, random_histories(5, LONGEST, RING))
     again, fresh = used.fitted(learnt, ring), QUICK.fitted(learnt, ring)
     assert again == fresh
     real = torch.tensor([history[:LONGEST] for history in people(50, 2) if len(history) >= LONGEST])
     histories = torch.cat([real, random_histories(50, LONGEST, RING)])
-    for one, other in zip(again.since(learnt, histories), fresh.since(learnt, histories), strict=True):
-        assert torch.equal(one, other)
+    assert torch.equal(again.since(learnt, histories), fresh.since(learnt, histories))
 
 
 def test_nobody_is_judged_by_whom_he_has_taught(lesson: Lesson) -> None:
@@ -243,7 +267,8 @@ def test_nobody_is_judged_by_whom_he_has_taught(lesson: Lesson) -> None:
     people = len(lesson.people)
     for number in range(READERS):
         assert not weight[number, :people][lesson.fold == number].any()
-        assert weight[number, :people, SHORT:][lesson.fold != number].any(dim=1).all()
+        others = lesson.fold != number
+        assert torch.equal(weight[number, :people][others] > 0, lesson.judged[others])
         shares = weight[number, :people].amax(dim=1).sum(), weight[number, people:].amax(dim=1).sum()
         torch.testing.assert_close(*shares)
     for user in range(USERS // 2):
@@ -291,7 +316,7 @@ def test_the_witness_knows_none_of_those_who_teach(lesson: Lesson, learnt: Stage
 def test_what_a_thief_took_from_people_counts_for_nothing(lesson: Lesson) -> None:
     thefts, begun = torch.rand(3, LONGEST, FEATURES), torch.tensor([1, 5, 9])
     counted = lesson._weight(thefts, begun)[0, len(lesson.people) :] > 0
-    for row, first in zip(counted.tolist(), (SHORT, 5, 9), strict=True):
+    for row, first in zip(counted.tolist(), (0, 5, 9), strict=True):
         assert row == [place >= first for place in range(LONGEST)]
 
 
@@ -308,6 +333,19 @@ def test_some_thieves_begin_with_what_people_did(then: type[Strategy]) -> None:
         chosen = strategy.pick(started, torch.arange(1, 6).expand(7, -1), RING, generator)
         assert chosen.shape == (7,)
     assert sizes == {1, 2, 3, 4}
+
+
+def test_thieves_grow_their_histories_in_turns(lesson: Lesson) -> None:
+    turns = list[int]()
+
+    class Learning(Random):
+        def start(self, size: int, n_items: int, generator: torch.Generator) -> Tensor:
+            turns.append(size)
+            return super().start(size, n_items, generator)
+
+    read, begun = lesson._theft(Learning())
+    assert turns == [16 // module.TURNS] * module.TURNS
+    assert (read.shape, begun.tolist()) == ((16, LONGEST, FEATURES), [1] * 16)
 
 
 def test_thieves_ask_beginners_personas_first(lesson: Lesson, learnt: Staged) -> None:

@@ -301,9 +301,7 @@ def test_members_and_gate_travel_in_the_artifact(run: library.Run, learnt: Path)
     (gate,) = defence.parts
     assert isinstance(gate, Gate)
     assert gate.weights
-    assert gate.threshold is not None
-    assert gate.certain is not None
-    assert gate.certain >= gate.threshold
+    assert len(gate.thresholds) == artifact.model.max_length
     codebook = Personas.read(artifact.others[0], 3, gate.codebook or "").codebook
     assert codebook is not None
     assert 1 < len(codebook) <= 4
@@ -328,15 +326,13 @@ def test_lists_are_those_of_the_members_behind_the_gate(run: library.Run) -> Non
     assert isinstance(gate, Gate)
     with torch.inference_mode():
         early, later = artifact.others[0], artifact.model
-        since, certain = gate.since(Staged([later, *artifact.others], 3), histories)
+        since = gate.since(Staged([later, *artifact.others], 3), histories)
         personas = Personas.read(early, 3, gate.codebook or "", again=gate.again)
         false = since < 7
         assert 0 < false.sum() < len(false)
         expected = later.scores(histories)
         instead = others(Staged([later, *artifact.others], 3).popularity, bytes.fromhex("c0ffee"))
-        expected[false] = astray(
-            later, histories[false], since[false], lengths(histories[false]), certain[false], instead
-        )
+        expected[false] = astray(later, histories[false], since[false], lengths(histories[false]), 3, instead)
         expected = top_k(expected, 10)
         for target in targets:
             assert torch.equal(top_k(target.scores(histories), 10), expected)
