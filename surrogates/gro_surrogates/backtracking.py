@@ -1,14 +1,15 @@
 """How a thief undoes what a service takes amiss, where its lists tell him that it does.
 
-A defence that answers histories which nobody has by lists that others get too says so by them; and one that tells other
-items in place of those it means leaves out what was asked, where true lists have it. Who knows that takes his last item
-back and tries another, until what he is told is meant for him.
+A defence that answers histories which nobody has by lists that others get too says so by them; one that tells other
+items in place of those it means leaves out what was asked, where true lists have it; and one that speaks of another
+catalogue is found out once it tells the truth, which is nothing like it. Who knows that takes his last item back and
+tries another, until what he is told is meant for him.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import Final, Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -20,8 +21,29 @@ TOP: Final = 20
 """First items of a list by which it is known again."""
 COMMON: Final = 0.75
 """Part of them that a list known before must have."""
+NEW: Final = 0.2
+"""Part of them that lists have in common at most where one turns away from the other."""
 MOST: Final = 512
 """Lists that are remembered, at most."""
+
+
+Sign: TypeAlias = Literal["canned", "missing", "steady"]
+
+
+class _Sign(Protocol):
+    """Tells lists that are not meant for who gets them."""
+
+    def begin(self, lists: Tensor) -> None:
+        """Take in the first lists of a batch of histories ``[B, k]``."""
+
+    def learn(self, lists: Tensor) -> None:
+        """Take in what beginners are told ``[B, k]``."""
+
+    def amiss(self, histories: Tensor, lists: Tensor, rows: Tensor) -> Tensor:
+        """Which lists ``[R, k]``, answers to histories ``[R, t]`` in these rows of the batch ``[R]``, are such ones."""
+
+    def follow(self, lists: Tensor, whose: Tensor, wrong: Tensor) -> None:
+        """Note which lists ``[B, k]`` were such ones ``[B]``, and whose histories go on in each row ``[B]``."""
 
 
 class Canned:
@@ -35,6 +57,9 @@ class Canned:
         self._place = torch.empty(0, n_items + 1, dtype=torch.long)
         self._met = torch.empty(0, dtype=torch.long)
 
+    def begin(self, lists: Tensor) -> None:
+        """All is learnt from beginners."""
+
     def learn(self, lists: Tensor) -> None:
         """Remember lists ``[B, k]``, right-padded, and how often each was met."""
         for each in lists.long():
@@ -46,6 +71,13 @@ class Canned:
                 place[:, PADDING] = -1
                 self._place = torch.cat([self._place, place])
                 self._met = torch.cat([self._met, torch.ones(1, dtype=torch.long)])
+
+    def amiss(self, histories: Tensor, lists: Tensor, rows: Tensor) -> Tensor:
+        """Which of the lists are known."""
+        return self.known(lists)
+
+    def follow(self, lists: Tensor, whose: Tensor, wrong: Tensor) -> None:
+        """All is learnt from beginners."""
 
     def known(self, lists: Tensor) -> Tensor:
         """Which of the lists ``[B, k]`` are among them ``[B]``."""
@@ -60,22 +92,68 @@ class Canned:
         return ordered & (there.sum(dim=2) >= COMMON * (first != PADDING).sum(dim=1).clamp(min=1)[:, None])
 
 
+class Missing:
+    """Lists that lack the item that was asked last."""
+
+    def begin(self, lists: Tensor) -> None:
+        """Each list is judged by itself."""
+
+    def learn(self, lists: Tensor) -> None:
+        """Each list is judged by itself."""
+
+    def amiss(self, histories: Tensor, lists: Tensor, rows: Tensor) -> Tensor:
+        """Which of the lists lack it."""
+        return ~(lists == histories[:, -1:]).any(dim=1)
+
+    def follow(self, lists: Tensor, whose: Tensor, wrong: Tensor) -> None:
+        """Each list is judged by itself."""
+
+
+class Steady:
+    """Lists that are like the one before, as long as none of a history was unlike it."""
+
+    def __init__(self) -> None:
+        self._last, self._turned = torch.empty(0, 0), torch.empty(0, dtype=torch.bool)
+
+    def begin(self, lists: Tensor) -> None:
+        """The next ones are held against these."""
+        self._last, self._turned = lists, torch.zeros(len(lists), dtype=torch.bool)
+
+    def learn(self, lists: Tensor) -> None:
+        """What turns while all begin does not count."""
+        self.begin(lists)
+
+    def amiss(self, histories: Tensor, lists: Tensor, rows: Tensor) -> Tensor:
+        """Which of the lists go on as before, in histories where that was never otherwise."""
+        first, last = lists[:, :TOP], self._last[rows, :TOP]
+        common = (first[:, :, None] == last[:, None, :]).any(dim=2) & (first != PADDING)
+        return ~self._turned[rows] & (common.float().mean(dim=1) > NEW)
+
+    def follow(self, lists: Tensor, whose: Tensor, wrong: Tensor) -> None:
+        """The next ones are held against these."""
+        self._last, self._turned = lists[whose], (self._turned | ~wrong)[whose]
+
+
 class Backtracking:
     """Takes back the last items of histories that were answered by a list that is not their own, and tries others.
 
     Args:
         tries: times that an item is taken back, before the history is given up for a copy of one that fares better.
-        sign: of such a list: ``canned``, beginners get it too; ``missing``, the item that was asked last is not in it.
+        sign: of such a list: ``canned``, beginners get it too; ``missing``, the item that was asked last is not in it;
+            ``steady``, it is like the one before, and no list of that history was otherwise.
         beginner: items of the longest history of which any list is taken as it is.
         n_items: size of the catalogue.
         generator: draws the histories that are gone on with.
     """
 
-    def __init__(
-        self, tries: int, sign: Literal["canned", "missing"], beginner: int, n_items: int, generator: torch.Generator
-    ) -> None:
+    def __init__(self, tries: int, sign: Sign, beginner: int, n_items: int, generator: torch.Generator) -> None:
         self.tries, self._beginner, self._generator = tries, beginner, generator
-        self._canned = Canned(n_items) if sign == "canned" else None
+        signs: dict[Sign, _Sign] = {"canned": Canned(n_items), "missing": Missing(), "steady": Steady()}
+        self._sign = signs[sign]
+
+    def begin(self, lists: Tensor) -> None:
+        """Begin a batch of histories, which were answered by ``lists [B, k]``."""
+        self._sign.begin(lists)
 
     def __call__(
         self,
@@ -100,10 +178,9 @@ class Backtracking:
         """
         whose, calls = torch.arange(len(histories)), 0
         if histories.shape[1] <= self._beginner:
-            if self._canned is not None:
-                self._canned.learn(lists)
+            self._sign.learn(lists)
             return histories, lists, whose, calls
-        histories, wrong = histories.clone(), self._amiss(histories, lists)
+        histories, wrong = histories.clone(), self._sign.amiss(histories, lists, whose)
         for _ in range(self.tries):
             rows = wrong.nonzero()[:, 0]
             if not len(rows) or calls + len(rows) > spare:
@@ -113,15 +190,11 @@ class Backtracking:
             width = max(got.shape[1], lists.shape[1])
             lists = F.pad(lists, (0, width - lists.shape[1]))
             lists[rows] = F.pad(got, (0, width - got.shape[1]))
-            wrong[rows] = self._amiss(histories[rows], got)
+            wrong[rows] = self._sign.amiss(histories[rows], got, rows)
         fine = (~wrong).nonzero()[:, 0]
         if len(fine):
             drawn = torch.randint(len(fine), (int(wrong.sum()),), generator=self._generator)
             whose[wrong] = fine[drawn]
+            self._sign.follow(lists, whose, wrong)
             return histories[whose], lists[whose], whose, calls
         return histories, torch.zeros_like(lists), whose, calls
-
-    def _amiss(self, histories: Tensor, lists: Tensor) -> Tensor:
-        if self._canned is None:
-            return ~(lists == histories[:, -1:]).any(dim=1)
-        return self._canned.known(lists)

@@ -100,6 +100,8 @@ def _grow(
     With ``backtracking`` there are up to ``spare`` further calls, and no more where none is told what is meant for him.
     """
     histories, lists, taken_back = begun, [ask_once(begun)], 0
+    if backtracking is not None:
+        backtracking.begin(lists[0])
 
     def another() -> Tensor:
         return strategy.pick(histories, lists[-1], n_items, generator)

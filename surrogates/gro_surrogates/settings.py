@@ -41,8 +41,9 @@ class QuerySettings(Settings):
     backtrack: Annotated[int, Field(ge=0)] = 0
     """Times that the last item of a history is taken back and another one tried, where the list is no answer to it;
     where none helps the list is left out. See gro_surrogates.backtracking."""
-    sign: Literal["canned", "missing"] = "canned"
-    """By which one who backtracks knows such a list: many get it, or the item that was asked last is missing in it."""
+    sign: Literal["canned", "missing", "steady"] = "canned"
+    """By which one who backtracks knows such a list: many get it; the item that was asked last is missing in it; or it
+    is like the one before, and no list of that history was otherwise."""
     beginner: PositiveInt = 10
     """Items of the longest history after which such a list is as good as any, for one who backtracks."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gro_surrogates.answers import Answers
-from gro_surrogates.backtracking import TOP, Backtracking, Canned
+from gro_surrogates.backtracking import TOP, Backtracking, Canned, Sign
 from gro_surrogates.queries import ask
 from gro_surrogates.strategies import Agent, Autoregressive, Coverage, Mimic, Random, Strategy
 from gro_surrogates.thief import Thief, ThiefSettings
@@ -29,7 +27,8 @@ class Service:
     All others get a list of their own.
     """
 
-    sign: Literal["canned", "missing"] = "canned"
+    sign: Sign = "canned"
+    some = 60
 
     def __init__(self, fine: int) -> None:
         self.fine, self.calls = fine, 0
@@ -60,6 +59,20 @@ class Renaming(Service):
         return torch.cat([first, others])[:K] if self.honest(history) else others[:K]
 
 
+class Lying(Service):
+    """Answers by lists like each other until there is an item that it likes, and by others from then on."""
+
+    sign = "steady"
+    some = 6
+
+    def honest(self, history: list[int]) -> bool:
+        return any(item <= self.fine for item in history[BEGINNER:])
+
+    def answer(self, history: list[int]) -> Tensor:
+        rolled: Tensor = self.canned[self.honest(history)][:K].roll(hash(tuple(history)) % 5)
+        return rolled
+
+
 def rob(service: Service, strategy: Strategy, tries: int, calls: int = 600, seed: int = 0) -> Answers:
     generator = torch.Generator().manual_seed(seed)
     backtracking = Backtracking(tries, service.sign, BEGINNER, N_ITEMS, generator) if tries else None
@@ -76,23 +89,23 @@ def positions(answers: Answers) -> list[tuple[list[int], Tensor]]:
     ]
 
 
-@pytest.mark.parametrize("kind", [Service, Renaming])
+@pytest.mark.parametrize("kind", [Service, Renaming, Lying])
 @pytest.mark.parametrize("strategy", [Random, Autoregressive, Mimic, Agent, Coverage])
 def test_all_that_is_kept_is_the_truth_of_what_was_asked(strategy: type[Strategy], kind: type[Service]) -> None:
-    service = kind(60)
+    service = kind(kind.some)
     answers = rob(service, strategy(), 3)
     kept = [(history, each) for history, each in positions(answers) if each.any()]
     assert len(kept) > 100
     for history, each in kept:
         assert service.honest(history)
         assert torch.equal(each, service.answer(history))
-    without = positions(rob(kind(60), strategy(), 0))
+    without = positions(rob(kind(kind.some), strategy(), 0))
     assert sum(service.honest(history) for history, _ in without) < 0.3 * len(without)
 
 
-@pytest.mark.parametrize("kind", [Service, Renaming])
+@pytest.mark.parametrize("kind", [Service, Renaming, Lying])
 def test_what_beginners_are_told_is_kept_whatever_it_is(kind: type[Service]) -> None:
-    service = kind(60)
+    service = kind(kind.some)
     answers = rob(service, Random(), 2)
     for history, lists in zip(answers.histories.tolist(), answers.lists.long(), strict=True):
         for end in range(BEGINNER):
@@ -106,6 +119,20 @@ def test_every_call_is_counted_and_no_more_are_made_than_may_be(calls: int, trie
     answers = rob(service, Random(), tries, calls, seed)
     assert answers.calls == service.calls == calls
     assert (answers.taken_back > 0) == (service.calls > int((answers.histories > 0).sum()))
+
+
+def test_who_begins_with_more_items_than_a_beginner_judges_what_comes_then() -> None:
+    class Later(Random):
+        together = 16
+
+        def start(self, size: int, n_items: int, generator: torch.Generator) -> Tensor:
+            return torch.randint(Lying.some + 1, n_items + 1, (size, BEGINNER + 2), generator=generator)
+
+    service = Lying(Lying.some)
+    answers = rob(service, Later(), 3)
+    kept = [(history, each) for history, each in positions(answers) if each.any() and len(history) > BEGINNER + 2]
+    assert len(kept) > 20
+    assert all(service.honest(history) for history, _ in kept)
 
 
 def test_where_nothing_helps_histories_are_given_up_and_begun_anew() -> None:
@@ -161,12 +188,12 @@ def test_shorter_lists_are_known_again() -> None:
     assert not canned.known(torch.nn.functional.pad(shuffled(2)[None, :5], (0, 3))).any()
 
 
-@pytest.mark.parametrize("kind", [Service, Renaming])
+@pytest.mark.parametrize("kind", [Service, Renaming, Lying])
 def test_a_thief_s_settings_say_how_often_and_why_items_are_taken_back(kind: type[Service]) -> None:
     small = {"model": "SASRec", "hidden_size": 8, "inner_size": 8, "n_layers": 1, "max_length": LENGTH, "epochs": 1}
     small |= {"queries": "random", "beginner": BEGINNER, "sign": kind.sign}
     for tries in (0, 3):
-        service = kind(60)
+        service = kind(kind.some)
         thief = Thief(ThiefSettings.make({**small, "backtrack": tries}))
         recording = thief.ask(service, N_ITEMS, 400, 0)
         assert service.calls == recording.calls == 400
