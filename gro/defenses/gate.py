@@ -3,14 +3,14 @@
 A history is judged by how a witness takes it, a model that has learnt other people's, and how the model of beginners
 does: at which place each item stood after those before it, how likely and how popular it was, whether it is there twice
 (:mod:`gro.defenses.witness`). A small recurrent network has learnt from these figures to tell people, whom the witness
-never saw, from every kind of data-free thief (:mod:`gro.defenses.lesson`). What a history ever looked like it stays,
-however it goes on, as long as it is read whole: of one that is longer than ``max_length`` the latest items are judged.
+never saw, from every kind of data-free thief (:mod:`gro.defenses.lesson`). After every item it takes as many people for
+thieves as can be afforded. Of a history that is longer than ``max_length`` the latest items are judged.
 
 Lists that can be told from the truth teach nothing for long: a thief leaves them out, takes his last item back and
-tries another until he is told the truth (:mod:`gro_surrogates.backtracking`). So from the item on by which a history
-became false only what is new is told of other items, and distances between lists hardly show where they left the truth
-(:mod:`gro.defenses.astray`). Much of such lists is still true. A history that hardly any person's looks like is false
-for certain and told everything of other items, which shows, but of which nothing is true.
+tries another until he is told the truth (:mod:`gro_surrogates.backtracking`). So false beginners get lists that others
+get too, but for other items; who is false from then on hears of a catalogue with its names exchanged; and who was told
+the truth before hears only what is new of other items, so that distances between lists hardly show where they left it
+(:mod:`gro.defenses.astray`).
 
 In the spirit of adaptive misinformation (Kariyappa & Qureshi, CVPR 2020), where the target's own confidence is the
 judge and there is nothing to learn; :class:`gro.defenses.misinformation.Misinformation` is that.
