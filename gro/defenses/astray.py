@@ -6,7 +6,7 @@ that is said there agrees with itself as the truth does.
 Who was told the truth until some item would see that change. The scores after his history are split into what can be
 put together from those that were told before that item, which stays, and the rest, which is told of other items. That
 turns the rest away and leaves its size as it was, and nearly so its angle to all that was told before: distances
-between lists hardly show where they left the truth.
+between lists hardly show where they left the truth. From item to item he is led to that other catalogue.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gro.models import Recommender, TrainableRecommender
 ALIKE: Final = 32
 """Items of like popularity that are taken for each other."""
 TOLD: Final = 8
-"""Answers before that the new one is held against."""
+"""Answers before that the new one is held against; as many items later nothing is left of what was told."""
 RIDGE: Final = 1e-3
 """Of the mean square of those, added to them: answers that are hardly different give no share of their own."""
 
@@ -97,5 +97,6 @@ def astray(
     asked = histories * (torch.arange(histories.shape[1], device=histories.device) < size[:, None])
     scores = elsewhere(model, asked, others)
     if (told := since > short).any():
-        scores[told] = unseen(model, asked[told], since[told], size[told], others)
+        away = ((size - since - 1)[told] / TOLD).clamp(max=1)[:, None].to(scores.dtype)
+        scores[told] = unseen(model, asked[told], since[told], size[told], others).lerp(scores[told], away)
     return scores

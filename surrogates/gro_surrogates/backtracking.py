@@ -35,15 +35,19 @@ class _Sign(Protocol):
 
     def begin(self, lists: Tensor) -> None:
         """Take in the first lists of a batch of histories ``[B, k]``."""
+        ...
 
     def learn(self, lists: Tensor) -> None:
         """Take in what beginners are told ``[B, k]``."""
+        ...
 
     def amiss(self, histories: Tensor, lists: Tensor, rows: Tensor) -> Tensor:
         """Which lists ``[R, k]``, answers to histories ``[R, t]`` in these rows of the batch ``[R]``, are such ones."""
+        ...
 
     def follow(self, lists: Tensor, whose: Tensor, wrong: Tensor) -> None:
         """Note which lists ``[B, k]`` were such ones ``[B]``, and whose histories go on in each row ``[B]``."""
+        ...
 
 
 class Canned:

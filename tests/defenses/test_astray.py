@@ -16,8 +16,8 @@ from gro.models import StateRecommender, build
 N_ITEMS, SHORT = 3 * ALIKE + 5, 2
 
 
-def recommender(name: str = "SASRec") -> StateRecommender:
-    small = {"model": name, "hidden_size": 8, "inner_size": 8, "n_layers": 1, "n_heads": 1, "max_length": 8}
+def recommender(name: str = "SASRec", longest: int = 8) -> StateRecommender:
+    small = {"model": name, "hidden_size": 8, "inner_size": 8, "n_layers": 1, "n_heads": 1, "max_length": longest}
     return build(ModelSettings.make(small), N_ITEMS, seed=0).double().eval()
 
 
@@ -86,10 +86,23 @@ def test_what_is_new_is_told_of_other_items_and_all_where_nothing_was_told(name:
     for row, history, begin, end in zip(found, asked, since.tolist(), length.tolist(), strict=True):
         known = history[None, :end]
         told = torch.cat([model.scores(known[:, : max(1, begin - back)]) for back in range(TOLD)])
+        elsewhere = model.scores(torch.tensor([[int(instead[item - 1]) + 1 for item in known[0]]]))[0][instead]
+        left = 1 - (end - 1 - begin) / TOLD if begin > SHORT else 0.0
         expected = by_qr(told, model.scores(known)[0], sparing(instead, known)[0])
-        if begin <= SHORT:
-            expected = model.scores(torch.tensor([[int(instead[item - 1]) + 1 for item in known[0]]]))[0][instead]
-        torch.testing.assert_close(row, expected)
+        torch.testing.assert_close(row, left * expected + (1 - left) * elsewhere)
+
+
+@torch.no_grad()
+def test_nothing_is_left_of_the_truth_after_some_items() -> None:
+    model, asked, instead = (
+        recommender(longest=16),
+        torch.randint(1, N_ITEMS + 1, (9, 16)),
+        others(torch.rand(N_ITEMS), b"owner"),
+    )
+    size = torch.full((9,), 16)
+    far, near = (astray(model, asked, torch.full((9,), since), size, SHORT, instead) for since in (7, 8))
+    torch.testing.assert_close(far, elsewhere(model, asked, instead))
+    assert not torch.allclose(near, elsewhere(model, asked, instead))
 
 
 @torch.no_grad()
