@@ -101,6 +101,7 @@ class Lesson:
         better: how many times the NDCG@10 of the witness the target earns.
         earned: NDCG@10 that the personas or the target earn with each item ``[N, T]``, 0 for the first.
         others: items that pass for each other where people are led astray; see :func:`gro.defenses.astray.others`.
+        whose: number of the person whose each part is ``[N]``.
         fold: the network that does not learn from each ``[N]``; all parts of one history have the same.
     """
 
@@ -119,7 +120,8 @@ class Lesson:
         self.model, self.personas, self.thefts = model, personas, thefts
         seed = int.from_bytes(hashlib.blake2b(sequences.digest.encode(), digest_size=7).digest(), "little")
         self.generator, self.rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
-        self.parts, skipped, self.fold = self._windows(sequences)
+        self.parts, skipped, self.whose = self._windows(sequences)
+        self.fold = self.whose % READERS
         place = torch.arange(model.max_length)
         self.people, self.length = self._read(self.parts), skipped[:, None] + place
         self.judged = self.people.any(dim=2) & ((place >= model.short) | (skipped[:, None] == 0))
@@ -129,19 +131,21 @@ class Lesson:
     def learnt(self, utility_budget: float) -> dict[str, str | list[float]]:
         """Weights, and the lowest thresholds that take no more from people than they may.
 
-        As many are false after each item. Nobody's gain makes up for another's loss. The least typical tenth, and those
-        with histories of like length, may lose :data:`UNEVEN` times as much of what they earn as all together.
+        As many are false after each item. Nobody's gain makes up for another's loss, and the budget holds by a standard
+        error. The least typical tenth, and those with histories of like length, may lose :data:`UNEVEN` times as much
+        of what they earn, as far as that can be told.
         Everybody is judged by the network that has not learnt from him.
         """
         network = self._taught(*map(torch.cat, zip(*(self._theft(make()) for make in self._thieves()), strict=True)))
         with torch.no_grad():
             logits = network.opinions(self.people)[self.fold, torch.arange(len(self.fold))]
-        groups = self._groups(utility_budget)
-        counted = torch.stack([some for some, _ in groups]).any(dim=0)
+        last, *groups = self._groups()
+        counted, uneven = torch.stack([last, *groups]).any(dim=0), UNEVEN * utility_budget
 
         def affordable(share: float) -> bool:
             lost = self._lost(self.judged & (logits > self._thresholds(logits, share)), counted)
-            return all(lost[some].sum() <= most * self.earned[some].sum() for some, most in groups)
+            fair = all(lost[some].sum() <= uneven * self.earned[some].sum() for some in groups)
+            return fair and self._surely(lost, last) <= utility_budget
 
         share = SHARES[bisect_left(SHARES, True, hi=len(SHARES) - 1, key=affordable)]
         return {"weights": network.written(), "thresholds": self._thresholds(logits, share).tolist()}
@@ -154,15 +158,25 @@ class Lesson:
         around = [self.judged & (far <= near) for far, near in zip(away, enough, strict=True)]
         return torch.stack([logits[some].quantile(1 - share) for some in around])
 
-    def _groups(self, utility_budget: float) -> list[tuple[Tensor, float]]:
-        """Items ``[N, T]`` of people who may lose no more than a part of what they earn by them, and that part."""
+    def _groups(self) -> list[Tensor]:
+        """Items ``[N, T]`` by which losses are measured: of all together, then of each of those who may lose more."""
         last = self.judged & (torch.arange(self.judged.shape[1]) >= lengths(self.parts)[:, None] - LAST)
         measured = self.judged & ((self.length[:, :1] == 0) | last)
         beginners, typical = measured & (self.length <= self.model.short), self._least_typical()
         alike = [torch.from_numpy(group) & measured for group in by_length(self.length.numpy()).values()]
         alike = [group for group in alike if self.earned[group].sum() >= COUNTS * self.earned[measured].sum()]
-        uneven = [beginners, beginners & typical, last & typical, *alike]
-        return [(last, utility_budget), *((group, UNEVEN * utility_budget) for group in uneven)]
+        return [last, beginners, beginners & typical, last & typical, *alike]
+
+    def _surely(self, lost: Tensor, some: Tensor) -> float:
+        """Part of what they earn that people lose by some items ``[N, T]``, and a standard error more.
+
+        By ratio estimation (Cochran, Sampling Techniques, 1977, ch. 6) over people, whose parts are no samples.
+        """
+        sums = torch.stack([(each * some).sum(dim=1).double() for each in (lost, self.earned)])
+        loss, gain = torch.zeros(2, int(self.whose.max()) + 1, dtype=torch.float64).index_add(1, self.whose, sums)
+        total = gain.sum().clamp(min=torch.finfo().tiny)
+        part = loss.sum() / total
+        return float(part + (loss - part * gain).norm() / total)
 
     def _begun(self) -> Tensor:
         """NDCG@10 that personas earn with the first items of histories ``[N, T]``."""
@@ -211,17 +225,17 @@ class Lesson:
         return max(1.0, float(later / (witness or later or 1.0)))
 
     def _windows(self, sequences: Sequences) -> tuple[Tensor, Tensor, Tensor]:
-        """Parts of histories ``[N, T]``, half from the beginning; items before, and the fold of, each ``[N]``."""
+        """Parts of histories ``[N, T]``, half from the beginning; items before, and whose it is, each ``[N]``."""
         users = self.rng.permutation(teachers(sequences, self.model.short))
-        longest, found, skipped, folds = self.model.max_length, list[Tensor](), list[int](), list[int]()
+        longest, found, skipped, whose = self.model.max_length, list[Tensor](), list[int](), list[int]()
         count = min(WINDOWS, max(1, MOST // len(users)))
         for number, user in enumerate(users):
             history = torch.from_numpy(sequences.history(int(user))[:-HELD].astype(np.int64))
             begins = self.rng.integers(0, max(0, len(history) - longest) + 1, count) * self.rng.integers(0, 2, count)
             skipped += begins.tolist()
-            folds += [number % READERS] * count
+            whose += [number] * count
             found += [history[begin : begin + longest] for begin in begins.tolist()]
-        return padded(found), torch.tensor(skipped), torch.tensor(folds)
+        return padded(found), torch.tensor(skipped), torch.tensor(whose)
 
     def _thieves(self) -> list[Callable[[], Strategy]]:
         return [*THIEVES, *(partial(Begun, self.parts[:, :-1], then()) for then in GOING_ON)]

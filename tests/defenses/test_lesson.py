@@ -114,12 +114,14 @@ def test_as_many_people_are_false_as_can_be_afforded(
     logits = judged(lesson, Network.read(str(values["weights"])))
     everything = torch.ones_like(lesson.judged)
 
+    last, *others = lesson._groups()
+
     def over(levels: Tensor) -> bool:
         lost = lesson._lost(lesson.judged & (logits > levels), everything)
-        return any(
-            float(lost[some].sum()) > most * float(lesson.earned[some].sum()) + 1e-3
-            for some, most in lesson._groups(budget)
-        )
+        unfair = [
+            float(lost[some].sum()) > uneven * budget * float(lesson.earned[some].sum()) + 1e-3 for some in others
+        ]
+        return any(unfair) or lesson._surely(lost, last) > budget + 1e-6
 
     assert not over(thresholds + 1e-5)
     found = torch.stack([lesson._thresholds(logits, share) for share in module.SHARES])
@@ -143,6 +145,18 @@ def test_a_threshold_is_a_quantile_of_the_people_after_so_many_items_or_about_as
     monkeypatch.setattr(module, "NEAR", 10**9)
     everybody = np.quantile(logits[lesson.judged].numpy(), 0.9)
     assert lesson._thresholds(logits, 0.1).tolist() == pytest.approx([everybody] * LONGEST, abs=1e-5)
+
+
+def test_the_budget_holds_by_a_standard_error_over_people(lesson: Lesson) -> None:
+    last, lost = lesson._groups()[0], torch.rand(lesson.earned.shape) * lesson.earned
+    parts = lesson.whose == torch.arange(USERS // 2)[:, None]
+    loss, gain = ((parts.double() @ (each * last).double().sum(dim=1)).numpy() for each in (lost, lesson.earned))
+    part = loss.sum() / gain.sum()
+    error = np.sqrt(((loss - part * gain) ** 2).sum()) / gain.sum()
+    assert lesson._surely(lost, last) == pytest.approx(part + error, rel=1e-5)
+    assert 0.3 < part < part + error < 0.6
+    assert lesson._surely(torch.zeros_like(lost), last) == 0
+    assert lesson._surely(lost, torch.zeros_like(last)) == 0
 
 
 @torch.no_grad()
@@ -176,9 +190,7 @@ def test_people_are_measured_by_their_last_items_and_by_all_where_they_begin(
     lesson: Lesson, ring: Sequences, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "COUNTS", 0.0)
-    (last, _), *uneven = lesson._groups(0.02)
-    assert [most for _, most in lesson._groups(0.02)] == pytest.approx([0.02, *[0.05] * len(uneven)])
-    beginners, new, rare, few, more, *others = (group for group, _ in uneven)
+    last, beginners, new, rare, few, more, *others = lesson._groups()
     assert not any(bool(group.any()) for group in others[1:])
     unknown = {tuple(ring.history(user)[:-HELD].tolist()) for user in range(USERS)}
     least, later = lesson._least_typical(), 0
@@ -199,7 +211,7 @@ def test_people_are_measured_by_their_last_items_and_by_all_where_they_begin(
     assert torch.equal(more, measured & (before > 10) & (before <= 20))
     assert later > 100
     monkeypatch.setattr(module, "COUNTS", 0.99)
-    assert len(lesson._groups(0.02)) == 4
+    assert len(lesson._groups()) == 4
 
 
 def test_what_is_earned_is_what_personas_have_then_the_witness_and_more_by_as_much_as_the_target_is_better(
@@ -294,7 +306,9 @@ def test_a_network_is_the_same_whoever_is_in_the_fold_that_it_judges(
 
 
 def test_all_parts_of_a_history_are_in_one_fold(lesson: Lesson, ring: Sequences) -> None:
-    windows, _, folds = lesson._windows(ring)
+    windows, _, whose = lesson._windows(ring)
+    folds = whose % READERS
+    assert torch.equal(folds, lesson.fold)
     unknown = [f"{ring.history(user)[:-HELD].tolist()}"[1:-1] for user in range(USERS) if user not in witnesses(ring)]
     for rows, own in zip(windows.split(12), folds.split(12), strict=True):
         assert len(own.unique()) == 1
