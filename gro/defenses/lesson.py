@@ -50,7 +50,7 @@ WINDOWS, MOST = 12, 4000
 LAST: Final = 10
 """Items at the end of each part by which it is measured what people lose."""
 UNEVEN: Final = 2.5
-"""Budgets that people with histories of like length may lose, of what they earn."""
+"""Budgets that the least typical, and people with histories of like length, may lose of what they earn."""
 SHARES: Final = tuple(n / 400 for n in range(80, -1, -1))
 """Of people whose histories may be false after each item, from the most on."""
 NEAR: Final = 400
@@ -133,8 +133,7 @@ class Lesson:
 
         As many are false after each item. Nobody's gain makes up for another's loss, and the budget holds by a standard
         error. The least typical tenth, and those with histories of like length, may lose :data:`UNEVEN` times as much
-        of what they earn, as far as that can be told.
-        Everybody is judged by the network that has not learnt from him.
+        of what they earn, as far as that can be told. Everybody is judged by the network that has not learnt from him.
         """
         network = self._taught(*map(torch.cat, zip(*(self._theft(make()) for make in self._thieves()), strict=True)))
         with torch.no_grad():
