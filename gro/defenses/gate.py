@@ -9,7 +9,7 @@ thieves as can be afforded. Of a history that is longer than ``max_length`` the 
 Lists that can be told from the truth teach nothing for long: a thief leaves them out, takes his last item back and
 tries another until he is told the truth (:mod:`gro_surrogates.backtracking`). So false beginners get lists that others
 get too, but for other items; who is false from then on hears of a catalogue with its names exchanged; and who was told
-the truth before hears only what is new of other items, so that distances between lists hardly show where they left it
+the truth before is led there step by step, so that distances between lists hardly show where they left it
 (:mod:`gro.defenses.astray`).
 
 In the spirit of adaptive misinformation (Kariyappa & Qureshi, CVPR 2020), where the target's own confidence is the
