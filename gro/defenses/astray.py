@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from gro.defenses.noise import keyed_generator
 from gro.models import Recommender, TrainableRecommender
+from gro.models.base import expand_prefixes
 
 ALIKE: Final = 32
 """Items of like popularity that are taken for each other."""
@@ -94,7 +95,7 @@ def astray(
         short: items of the longest history that the model has told nothing of.
         others: see :func:`others`.
     """
-    asked = histories * (torch.arange(histories.shape[1], device=histories.device) < size[:, None])
+    asked = expand_prefixes(histories, size[:, None] - 1)
     scores = elsewhere(model, asked, others)
     if (told := since > short).any():
         away = ((size - since - 1)[told] / TOLD).clamp(max=1)[:, None].to(scores.dtype)

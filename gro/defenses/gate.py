@@ -19,7 +19,7 @@ judge and there is nothing to learn; :class:`gro.defenses.misinformation.Misinfo
 from __future__ import annotations
 
 import logging
-from functools import cached_property
+from functools import cache, cached_property, partial
 from typing import Literal, Self
 
 import torch
@@ -90,17 +90,17 @@ class Gate(ListPart):
         """See :meth:`gro.defenses.base.ListPart.lists`."""
         model, asked, lists = _staged(answer.model), answer.histories, answer.lists.clone()
         read, few, k = most_recent(asked, model.max_length), lengths(asked) <= model.short, lists.shape[1]
-        since, size, of = self.since(model, read), lengths(read), others(model.popularity, answer.secret)
-        false = since < size
+        since, size = self.since(model, read), lengths(read)
+        false, of = since < size, cache(partial(others, model.popularity, answer.secret))
         if (led := false & ~few).any():
-            lists[led] = top_k(astray(model.later, read[led], since[led], size[led], model.short, of), k)
+            lists[led] = top_k(astray(model.later, read[led], since[led], size[led], model.short, of()), k)
         if few.any():
             answering = model.early if self.codebook else model.later
             personas = Personas.read(answering, model.short, self.codebook or "", again=self.again)
-            scores = personas.scores(asked[few])
-            if (led := false[few]).any():
-                scores[led] = personas.astray(asked[few & false], of)
-            lists[few] = top_k(scores, k)
+            if (led := false & few).any():
+                lists[led] = top_k(personas.astray(asked[led], of()), k)
+            if (honest := ~false & few).any():
+                lists[honest] = top_k(personas.scores(asked[honest]), k)
         return lists
 
     def since(self, model: Staged, histories: Tensor) -> Tensor:

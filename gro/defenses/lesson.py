@@ -25,7 +25,7 @@ from gro.defenses.witness import LIKELY, READERS, Network, features, gains
 from gro.errors import DataError
 from gro.metrics import ndcg
 from gro.models import padded
-from gro.models.base import device_of, lengths
+from gro.models.base import device_of, expand_prefixes, lengths
 from gro.optimizer.staged import HELD, Staged, strangers
 from gro.ranking import evaluating, places, ranks, top_k
 from gro.subgroups import by_length, least_typical
@@ -126,7 +126,9 @@ class Lesson:
         self.people, self.length = self._read(self.parts), skipped[:, None] + place
         self.judged = self.people.any(dim=2) & ((place >= model.short) | (skipped[:, None] == 0))
         self.better, self.others = self._better(sequences), others(model.popularity, sequences.digest.encode())
-        self.earned = torch.where(self.length <= model.short, self._begun(), self.better * gains(self.people))
+        few = self.judged & (self.length > 0) & (self.length <= model.short)
+        begun = self._gained(few, lambda asked, rows, ends: personas.scores(asked))
+        self.earned = torch.where(self.length <= model.short, begun, self.better * gains(self.people))
 
     def learnt(self, utility_budget: float) -> dict[str, str | list[float]]:
         """Weights, and the lowest thresholds that take no more from people than they may.
@@ -153,8 +155,9 @@ class Lesson:
         """Logits ``[T]`` that such a share of people's histories surpass after each item, or about there."""
         place = torch.arange(logits.shape[1])
         away, there = (place[:, None] - place).abs(), self.judged.sum(dim=0)
-        enough = [min(int(place[-1]), sum(there[far <= near].sum() < NEAR for near in place.tolist())) for far in away]
-        around = [self.judged & (far <= near) for far, near in zip(away, enough, strict=True)]
+        near = ((away[:, :, None] <= place) * there[:, None]).sum(dim=1)
+        enough = (near < NEAR).sum(dim=1).clamp(max=len(place) - 1)
+        around = (self.judged & (far <= most) for far, most in zip(away, enough, strict=True))
         return torch.stack([logits[some].quantile(1 - share) for some in around])
 
     def _groups(self) -> list[Tensor]:
@@ -177,37 +180,40 @@ class Lesson:
         part = loss.sum() / total
         return float(part + (loss - part * gain).norm() / total)
 
-    def _begun(self) -> Tensor:
-        """NDCG@10 that personas earn with the first items of histories ``[N, T]``."""
-        found, short = torch.zeros(self.length.shape), self.model.short
-        with evaluating(self.model):
-            for size in range(1, min(short + 1, self.parts.shape[1])):
-                rows = (self.judged[:, size] & (self.length[:, size] == size)).nonzero()[:, 0]
-                for start in range(0, len(rows), ROWS):
-                    some = rows[start : start + ROWS]
-                    asked, following = self.parts[some, : size + 1].to(device_of(self.model)).split([size, 1], dim=1)
-                    found[some, size] = _ndcg(self.personas.scores(asked), following[:, 0])
-        return found
-
     def _lost(self, false: Tensor, counted: Tensor) -> Tensor:
         """NDCG@10 that is lost of each item that is ``counted`` where the history is ``false`` before: all ``[N, T]``.
 
         What the target is worth to people whom it leads astray is judged by the witness, who does not know them.
         """
-        since, misled = became(false), F.pad(false, (1, -1), value=False)
-        rows, at = (misled & counted & (self.earned > 0)).nonzero(as_tuple=True)
-        left, device, short = torch.zeros_like(self.earned), device_of(self.model), self.model.short
+        witness, short, since = self.model.witness, self.model.short, became(false)
+        some = F.pad(false, (1, -1), value=False) & counted & (self.earned > 0)
+        few = some & (torch.arange(some.shape[1]) <= short)
+
+        def as_beginners(asked: Tensor, rows: Tensor, ends: Tensor) -> Tensor:
+            return self.personas.astray(asked, self.others)
+
+        def later(asked: Tensor, rows: Tensor, ends: Tensor) -> Tensor:
+            begun = since[rows, ends - 1].to(asked.device)
+            return astray(witness, asked, begun, ends.to(asked.device), short, self.others)
+
+        left = self._gained(few, as_beginners) + self.better * self._gained(some & ~few, later)
+        return (self.earned - left).clamp(min=0) * some
+
+    def _gained(self, some: Tensor, answered: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+        """NDCG@10 of some items, 0 of the others: both ``[N, T]``.
+
+        Args:
+            some: items that have others before them.
+            answered: scores after what was asked before them ``[B, T]``, so many items ``[B]`` of such parts ``[B]``.
+        """
+        found, (rows, ends) = torch.zeros(some.shape), some.nonzero(as_tuple=True)
         with evaluating(self.model):
             for start in range(0, len(rows), ROWS):
-                some, end = rows[start : start + ROWS], at[start : start + ROWS]
-                parts, begun, size = (each.to(device) for each in (self.parts[some], since[some, end - 1], end))
-                of, few, following = self.others.to(device), size <= short, parts.gather(1, size[:, None])[:, 0]
-                asked = parts * (torch.arange(parts.shape[1], device=device) < size[:, None])
-                found = self.better * _ndcg(astray(self.model.witness, asked, begun, size, short, of), following)
-                if few.any():
-                    found[few.cpu()] = _ndcg(self.personas.astray(asked[few], of), following[few])
-                left[some, end] = found
-        return (self.earned - left).clamp(min=0) * misled * counted
+                row, end = rows[start : start + ROWS], ends[start : start + ROWS]
+                asked = expand_prefixes(self.parts[row], end[:, None] - 1).to(device_of(self.model))
+                place = places(answered(asked, row, end), self.parts[row, end].to(asked.device))
+                found[row, end] = torch.from_numpy(ndcg(place.cpu().numpy(), 10)).float()
+        return found
 
     def _least_typical(self) -> Tensor:
         """Items of that tenth of the parts of histories that the witness finds least likely ``[N, T]``."""
@@ -267,7 +273,7 @@ class Lesson:
         return top_k(answering.scores(histories), k)
 
     def _taught(self, thefts: Tensor, begun: Tensor) -> Network:
-        """Train networks on equal shares of people and thieves, after every item behind those of beginners."""
+        """Train networks on equal shares of people and thieves, after every item that counts."""
         with torch.random.fork_rng():
             torch.manual_seed(int(self.generator.initial_seed() % (1 << 62)))
             network = Network()
@@ -289,7 +295,8 @@ class Lesson:
     def _weight(self, thefts: Tensor, begun: Tensor) -> Tensor:
         """What the verdict after each item counts for each network ``[R, N, T]``.
 
-        People of its own fold count nothing, nor does what a thief took from real histories, his first ``begun`` items.
+        People count where they are judged, but not those of its own fold, and thieves behind what they took from real
+        histories, their first ``begun`` items.
         """
         place, own = torch.arange(thefts.shape[1]), begun.where(begun > 1, 0)
         counted = torch.cat([self.judged, thefts.any(dim=2) & (place >= own[:, None])])
@@ -298,11 +305,6 @@ class Lesson:
             [taught / taught.sum(dim=1, keepdim=True), torch.full((READERS, len(thefts)), 1 / len(thefts))], 1
         )
         return share[:, :, None] * len(counted) / 2 * counted
-
-
-def _ndcg(scores: Tensor, items: Tensor) -> Tensor:
-    """NDCG@10 of one item after each history ``[B]``."""
-    return torch.from_numpy(ndcg(places(scores, items).cpu().numpy(), 10)).float()
 
 
 def teachers(sequences: Sequences, short: int) -> npt.NDArray[np.int64]:

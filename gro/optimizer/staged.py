@@ -1,6 +1,6 @@
 """A recommender of two stages: beginners are answered by a model that knows nothing of what comes later.
 
-A history of a few items looks like anybody's: nothing tells a thief who restarts all the time from a person who has
+A history of a few items says little: what a thief who restarts all the time asks may be what a person asks who has
 just come. But people begin alike, and go on otherwise. A model that has learnt the first items of every history and
 nothing else serves beginners as well as one that has learnt all; and who steals it has a model of beginners.
 

@@ -9,13 +9,16 @@ tries another, until what he is told is meant for him.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, Literal, Protocol, TypeAlias
+from functools import partial
+from typing import Final
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gro.metrics import agreement
 from gro.models import PADDING
+from gro_surrogates.settings import Sign
 
 TOP: Final = 20
 """First items of a list by which it is known again."""
@@ -27,30 +30,24 @@ MOST: Final = 512
 """Lists that are remembered, at most."""
 
 
-Sign: TypeAlias = Literal["canned", "missing", "steady"]
-
-
-class _Sign(Protocol):
-    """Tells lists that are not meant for who gets them."""
+class _Sign:
+    """Tells lists that are not meant for who gets them: none, as long as it is not said which."""
 
     def begin(self, lists: Tensor) -> None:
         """Take in the first lists of a batch of histories ``[B, k]``."""
-        ...
 
     def learn(self, lists: Tensor) -> None:
         """Take in what beginners are told ``[B, k]``."""
-        ...
 
     def amiss(self, histories: Tensor, lists: Tensor, rows: Tensor) -> Tensor:
         """Which lists ``[R, k]``, answers to histories ``[R, t]`` in these rows of the batch ``[R]``, are such ones."""
-        ...
+        return torch.zeros(len(lists), dtype=torch.bool)
 
     def follow(self, lists: Tensor, whose: Tensor, wrong: Tensor) -> None:
         """Note which lists ``[B, k]`` were such ones ``[B]``, and whose histories go on in each row ``[B]``."""
-        ...
 
 
-class Canned:
+class Canned(_Sign):
     """Lists that more than one history was answered by, whatever was left out of them.
 
     Args:
@@ -60,9 +57,6 @@ class Canned:
     def __init__(self, n_items: int) -> None:
         self._place = torch.empty(0, n_items + 1, dtype=torch.long)
         self._met = torch.empty(0, dtype=torch.long)
-
-    def begin(self, lists: Tensor) -> None:
-        """All is learnt from beginners."""
 
     def learn(self, lists: Tensor) -> None:
         """Remember lists ``[B, k]``, right-padded, and how often each was met."""
@@ -77,14 +71,7 @@ class Canned:
                 self._met = torch.cat([self._met, torch.ones(1, dtype=torch.long)])
 
     def amiss(self, histories: Tensor, lists: Tensor, rows: Tensor) -> Tensor:
-        """Which of the lists are known."""
-        return self.known(lists)
-
-    def follow(self, lists: Tensor, whose: Tensor, wrong: Tensor) -> None:
-        """All is learnt from beginners."""
-
-    def known(self, lists: Tensor) -> Tensor:
-        """Which of the lists ``[B, k]`` are among them ``[B]``."""
+        """Which of the lists are among them."""
         return self._same(lists)[:, self._met > 1].any(dim=1)
 
     def _same(self, lists: Tensor) -> Tensor:
@@ -96,24 +83,15 @@ class Canned:
         return ordered & (there.sum(dim=2) >= COMMON * (first != PADDING).sum(dim=1).clamp(min=1)[:, None])
 
 
-class Missing:
+class Missing(_Sign):
     """Lists that lack the item that was asked last."""
-
-    def begin(self, lists: Tensor) -> None:
-        """Each list is judged by itself."""
-
-    def learn(self, lists: Tensor) -> None:
-        """Each list is judged by itself."""
 
     def amiss(self, histories: Tensor, lists: Tensor, rows: Tensor) -> Tensor:
         """Which of the lists lack it."""
         return ~(lists == histories[:, -1:]).any(dim=1)
 
-    def follow(self, lists: Tensor, whose: Tensor, wrong: Tensor) -> None:
-        """Each list is judged by itself."""
 
-
-class Steady:
+class Steady(_Sign):
     """Lists that are like the one before, as long as none of a history was unlike it."""
 
     def __init__(self) -> None:
@@ -129,9 +107,10 @@ class Steady:
 
     def amiss(self, histories: Tensor, lists: Tensor, rows: Tensor) -> Tensor:
         """Which of the lists go on as before, in histories where that was never otherwise."""
-        first, last = lists[:, :TOP], self._last[rows, :TOP]
-        common = (first[:, :, None] == last[:, None, :]).any(dim=2) & (first != PADDING)
-        return ~self._turned[rows] & (common.float().mean(dim=1) > NEW)
+        last = self._last[rows]
+        width = min(TOP, lists.shape[1], last.shape[1])
+        common = torch.from_numpy(agreement(lists.numpy(), last.numpy(), width))
+        return ~self._turned[rows] & (common > NEW)
 
     def follow(self, lists: Tensor, whose: Tensor, wrong: Tensor) -> None:
         """The next ones are held against these."""
@@ -152,8 +131,9 @@ class Backtracking:
 
     def __init__(self, tries: int, sign: Sign, beginner: int, n_items: int, generator: torch.Generator) -> None:
         self.tries, self._beginner, self._generator = tries, beginner, generator
-        signs: dict[Sign, _Sign] = {"canned": Canned(n_items), "missing": Missing(), "steady": Steady()}
-        self._sign = signs[sign]
+        signs: dict[Sign, Callable[[], _Sign]]
+        signs = {"canned": partial(Canned, n_items), "missing": Missing, "steady": Steady}
+        self._sign = signs[sign]()
 
     def begin(self, lists: Tensor) -> None:
         """Begin a batch of histories, which were answered by ``lists [B, k]``."""

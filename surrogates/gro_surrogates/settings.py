@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Final, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
 from gro.config import Architecture, ModelSettings, PositiveFloat, PositiveInt, Probability, Settings
 
+Sign: TypeAlias = Literal["canned", "missing", "steady"]
+"""By which one who backtracks knows a list that is no answer; see gro_surrogates.backtracking."""
 REPLAYS: Final = ("replay", "replay-fitted", "splice")
 """Ways of asking that need real histories."""
 
@@ -41,7 +43,7 @@ class QuerySettings(Settings):
     backtrack: Annotated[int, Field(ge=0)] = 0
     """Times that the last item of a history is taken back and another one tried, where the list is no answer to it;
     where none helps the list is left out. See gro_surrogates.backtracking."""
-    sign: Literal["canned", "missing", "steady"] = "canned"
+    sign: Sign = "canned"
     """By which one who backtracks knows such a list: many get it; the item that was asked last is missing in it; or it
     is like the one before, and no list of that history was otherwise."""
     beginner: PositiveInt = 10
