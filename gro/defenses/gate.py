@@ -1,10 +1,11 @@
 """The gate: beginners get one of a few lists, and whoever has a history that no person has is led astray.
 
 A history is judged by how a witness takes it, a model that has learnt other people's, and how the model of beginners
-does: at which place each item stood after those before it, how likely and how popular it was, whether it is there twice
-(:mod:`gro.defenses.witness`). A small recurrent network has learnt from these figures to tell people, whom the witness
-never saw, from every kind of data-free thief (:mod:`gro.defenses.lesson`). After every item it takes as many people for
-thieves as can be afforded. Of a history that is longer than ``max_length`` the latest items are judged.
+and the personas do: at which place each item stood after those before it, how likely and how popular it was, whether it
+is there twice (:mod:`gro.defenses.witness`). A small recurrent network has learnt from these figures to tell people,
+whom the witness never saw, from every kind of data-free thief (:mod:`gro.defenses.lesson`). After every item it takes
+as many people for thieves as can be afforded. Of a history that is longer than ``max_length`` the latest items are
+judged.
 
 Lists that can be told from the truth teach nothing for long: a thief leaves them out, takes his last item back and
 tries another until he is told the truth (:mod:`gro_surrogates.backtracking`). So false beginners get lists that others
@@ -95,8 +96,7 @@ class Gate(ListPart):
         if (led := false & ~few).any():
             lists[led] = top_k(astray(model.later, read[led], since[led], size[led], model.short, of()), k)
         if few.any():
-            answering = model.early if self.codebook else model.later
-            personas = Personas.read(answering, model.short, self.codebook or "", again=self.again)
+            personas = self._personas(model)
             if (led := false & few).any():
                 lists[led] = top_k(personas.astray(asked[led], of()), k)
             if (honest := ~false & few).any():
@@ -117,11 +117,15 @@ class Gate(ListPart):
             raise ConfigError(
                 f"the gate has learnt nothing of histories of {histories.shape[1]} items; protect a target with it"
             )
-        read = features(model, histories)
+        read = features(model, self._personas(model), histories)
         thresholds = torch.tensor(self.thresholds, device=read.device)[: read.shape[1]]
         with torch.no_grad():
             false = self._network.to(read.device)(read) > thresholds
         return became(false).gather(1, lengths(histories)[:, None] - 1)[:, 0]
+
+    def _personas(self, model: Staged) -> Personas:
+        answering = model.early if self.codebook else model.later
+        return Personas.read(answering, model.short, self.codebook or "", again=self.again)
 
     @cached_property
     def _network(self) -> Network:

@@ -1,7 +1,7 @@
 """How the gate learns: from histories of people whom the witness does not know, and of thieves who ask the service.
 
-No gate stands before the service while the thieves ask: until a history looks false the answers are the same, and
-once it does the verdict stays. Some begin with what people did, as those do who hold a part of the real histories.
+No gate stands before the service while the thieves ask: what they are told is true. Some begin with what people did, as
+those do who hold a part of the real histories.
 """
 
 from __future__ import annotations
@@ -49,14 +49,16 @@ WINDOWS, MOST = 12, 4000
 """Parts of each history that are learnt, and of all, about."""
 LAST: Final = 10
 """Items at the end of each part by which it is measured what people lose."""
+YOUNG: Final = 2
+"""Times as many items as beginners have; up to there a history is young."""
+OFTEN: Final = 2
+"""Times as many people who are false while their histories are young, where a thief shows least of himself."""
 UNEVEN: Final = 2.5
 """Budgets that the least typical, and people with histories of like length, may lose of what they earn."""
 SHARES: Final = tuple(n / 400 for n in range(80, -1, -1))
 """Of people whose histories may be false after each item, from the most on."""
 NEAR: Final = 400
 """Histories by which a threshold is found, or those after one item more or fewer, and so on, are taken with them."""
-COUNTS: Final = 0.05
-"""Part of what all earn from which on such people count: what a handful loses is left to chance."""
 TURNS: Final = 4
 """In which thieves grow their histories."""
 ROWS: Final = 512
@@ -95,7 +97,7 @@ class Lesson:
 
     Attributes:
         parts: of real histories ``[N, L]``, right-padded.
-        people: what is read of them ``[N, T, 12]``.
+        people: what is read of them ``[N, T, 17]``.
         length: of the whole history before each item of the parts ``[N, T]``.
         judged: items after which the gate judges them ``[N, T]``: all but the first ones of parts that begin later.
         better: how many times the NDCG@10 of the witness the target earns.
@@ -133,20 +135,23 @@ class Lesson:
     def learnt(self, utility_budget: float) -> dict[str, str | list[float]]:
         """Weights, and the lowest thresholds that take no more from people than they may.
 
-        As many are false after each item. Nobody's gain makes up for another's loss, and the budget holds by a standard
-        error. The least typical tenth, and those with histories of like length, may lose :data:`UNEVEN` times as much
-        of what they earn, as far as that can be told. Everybody is judged by the network that has not learnt from him.
+        As many are false after each item, and :data:`OFTEN` times as many while histories are young. Nobody's gain
+        makes up for another's loss, and the budget holds by a standard error, of the young and of all. The least
+        typical tenth, and those with histories of like length, may lose :data:`UNEVEN` times as much of what they earn;
+        of a handful that can be told but by a standard error, which is on their side no more. Everybody is judged by
+        the network that has not learnt from him.
         """
         network = self._taught(*map(torch.cat, zip(*(self._theft(make()) for make in self._thieves()), strict=True)))
         with torch.no_grad():
             logits = network.opinions(self.people)[self.fold, torch.arange(len(self.fold))]
-        last, *groups = self._groups()
-        counted, uneven = torch.stack([last, *groups]).any(dim=0), UNEVEN * utility_budget
+        young, last, *groups = self._groups()
+        counted = torch.stack([young, last, *groups]).any(dim=0)
 
         def affordable(share: float) -> bool:
             lost = self._lost(self.judged & (logits > self._thresholds(logits, share)), counted)
-            fair = all(lost[some].sum() <= uneven * self.earned[some].sum() for some in groups)
-            return fair and self._surely(lost, last) <= utility_budget
+            most = [loss + error for loss, error in (self._part(lost, some) for some in (young, last))]
+            least = [loss - error for loss, error in (self._part(lost, some) for some in groups)]
+            return max(most) <= utility_budget and max(least) <= UNEVEN * utility_budget
 
         share = SHARES[bisect_left(SHARES, True, hi=len(SHARES) - 1, key=affordable)]
         return {"weights": network.written(), "thresholds": self._thresholds(logits, share).tolist()}
@@ -158,19 +163,20 @@ class Lesson:
         near = ((away[:, :, None] <= place) * there[:, None]).sum(dim=1)
         enough = (near < NEAR).sum(dim=1).clamp(max=len(place) - 1)
         around = (self.judged & (far <= most) for far, most in zip(away, enough, strict=True))
-        return torch.stack([logits[some].quantile(1 - share) for some in around])
+        shares = share * torch.where(place < YOUNG * self.model.short, OFTEN, 1)
+        return torch.stack([logits[some].quantile(1 - of) for some, of in zip(around, shares.tolist(), strict=True)])
 
     def _groups(self) -> list[Tensor]:
-        """Items ``[N, T]`` by which losses are measured: of all together, then of each of those who may lose more."""
+        """Items ``[N, T]`` by which losses are measured: of the young, of all, then of those who may lose more."""
         last = self.judged & (torch.arange(self.judged.shape[1]) >= lengths(self.parts)[:, None] - LAST)
         measured = self.judged & ((self.length[:, :1] == 0) | last)
-        beginners, typical = measured & (self.length <= self.model.short), self._least_typical()
+        beginners, young = (measured & (self.length <= times * self.model.short) for times in (1, YOUNG))
+        typical = self._least_typical()
         alike = [torch.from_numpy(group) & measured for group in by_length(self.length.numpy()).values()]
-        alike = [group for group in alike if self.earned[group].sum() >= COUNTS * self.earned[measured].sum()]
-        return [last, beginners, beginners & typical, last & typical, *alike]
+        return [young, last, beginners, measured & typical, last & typical, *alike]
 
-    def _surely(self, lost: Tensor, some: Tensor) -> float:
-        """Part of what they earn that people lose by some items ``[N, T]``, and a standard error more.
+    def _part(self, lost: Tensor, some: Tensor) -> tuple[float, float]:
+        """Part of what they earn that people lose by some items ``[N, T]``, and its standard error.
 
         By ratio estimation (Cochran, Sampling Techniques, 1977, ch. 6) over people, whose parts are no samples.
         """
@@ -178,7 +184,7 @@ class Lesson:
         loss, gain = torch.zeros(2, int(self.whose.max()) + 1, dtype=torch.float64).index_add(1, self.whose, sums)
         total = gain.sum().clamp(min=torch.finfo().tiny)
         part = loss.sum() / total
-        return float(part + (loss - part * gain).norm() / total)
+        return float(part), float((loss - part * gain).norm() / total)
 
     def _lost(self, false: Tensor, counted: Tensor) -> Tensor:
         """NDCG@10 that is lost of each item that is ``counted`` where the history is ``false`` before: all ``[N, T]``.
@@ -246,13 +252,13 @@ class Lesson:
         return [*THIEVES, *(partial(Begun, self.parts[:, :-1], then()) for then in GOING_ON)]
 
     def _read(self, histories: Tensor) -> Tensor:
-        short_of = self.model.max_length - histories.shape[1]
-        return F.pad(features(self.model, histories.to(device_of(self.model))), (0, 0, 0, short_of)).cpu()
+        read = features(self.model, self.personas, histories.to(device_of(self.model))).cpu()
+        return F.pad(read, (0, 0, 0, self.model.max_length - histories.shape[1]))
 
     def _theft(self, strategy: Strategy) -> tuple[Tensor, Tensor]:
         """What is read of the histories of a thief, and with how many items each began.
 
-        Histories have ``max_length`` items: ``[N, max_length, 12]`` and ``[N]``. They are grown in turns, so that who
+        Histories have ``max_length`` items: ``[N, max_length, 17]`` and ``[N]``. They are grown in turns, so that who
         learns from the lists where to begin has learnt it.
         """
         model, found, begun = self.model, list[Tensor](), list[int]()

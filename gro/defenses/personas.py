@@ -70,13 +70,18 @@ class Personas(nn.Module):
             return elsewhere(self, histories, others)
         return self._told(renamed(others, histories), histories)
 
-    def _told(self, meant: Tensor, asked: Tensor) -> Tensor:
-        states = _states(self.model, most_recent(meant, self.max_length))
+    def prefix_scores(self, histories: Tensor, ends: Tensor) -> Tensor:
+        """Score the next item after prefixes, as models do; what is in the history stands where it would."""
+        states = self.model.prefix_states(histories, ends)
         if self.codebook is not None:
             codebook = self.codebook.to(states)
             away = torch.cdist(states, codebook, compute_mode="donot_use_mm_for_euclid_dist")
-            states = codebook[away.argmin(dim=1)]
-        scores = self.model.item_scores(states)
+            states = codebook[away.argmin(dim=2)]
+        return self.model.item_scores(states)
+
+    def _told(self, meant: Tensor, asked: Tensor) -> Tensor:
+        read = most_recent(meant, self.max_length)
+        scores = self.prefix_scores(read, lengths(read)[:, None] - 1)[:, 0]
         return scores if self.again else _behind(scores, asked)
 
     def written(self) -> str:

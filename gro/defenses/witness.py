@@ -1,8 +1,8 @@
 """What the gate reads of a history, and the network that judges it.
 
-A history is told by how two models take it, not by what is in it: a witness that has learnt other people's, and the
-model of beginners, whose lists a thief cannot help following while he is taken for one
-(:mod:`gro.optimizer.staged`).
+A history is told by how three models take it, not by what is in it: a witness that has learnt other people's, the model
+of beginners (:mod:`gro.optimizer.staged`), and the personas that answer beginners, whose lists a thief cannot help
+following while he is taken for one (:mod:`gro.defenses.personas`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from typing import Final
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from gro.defenses.personas import Personas
 from gro.errors import ConfigError
 from gro.models import PADDING, TrainableRecommender
 from gro.models.base import most_recent
@@ -22,7 +24,9 @@ from gro.ranking import evaluating
 
 TOP: Final = (10, 100, 200)
 """Places by which the network reads where an item stood."""
-FEATURES: Final = 2 + 2 * (2 + len(TOP))
+TAKEN: Final = 2 + len(TOP)
+"""Figures that tell how a model takes an item."""
+FEATURES: Final = 2 + 3 * TAKEN
 HIDDEN: Final = 32
 READERS: Final = 4
 """Networks; each is judged by a part of the people from which the others have learnt."""
@@ -34,7 +38,7 @@ SCALE: Final = 7.0
 
 
 class Network(nn.Module):
-    """Tells after every item how false a history looks: features ``[B, T, 12]`` to logits ``[B, T]``.
+    """Tells after every item how false a history looks: features ``[B, T, 17]`` to logits ``[B, T]``.
 
     The mean of recurrent networks that have learnt from different people.
     """
@@ -77,28 +81,37 @@ class Network(nn.Module):
 
 
 @torch.no_grad()
-def features(model: Staged, histories: Tensor) -> Tensor:
-    """What the models make of each item of histories ``[B, T]``: ``[B, T', 12]``, zeros where there is none.
+def features(model: Staged, personas: Personas, histories: Tensor) -> Tensor:
+    """What the models make of each item of histories ``[B, T]``: ``[B, T', 17]``, zeros where there is none.
 
     Of the last ``max_length`` items: how popular it is; and of all but the first, whether it is there for another time
-    and, by the witness and by the model of beginners, place and log probability after those before it, and whether it
-    was among the first 10, 100 and 200.
+    and, by the witness, by the model of beginners and, as long as they answer, by the personas, place and log
+    probability after those before it, and whether it was among the first 10, 100 and 200.
     """
     read = most_recent(histories, model.max_length)
     rows = max(1, TOGETHER // (read.shape[1] * model.n_items))
-    return torch.cat([_features(model, part) for part in read.split(rows)])
+    return torch.cat([_features(model, personas, part) for part in read.split(rows)])
 
 
-def _features(model: Staged, read: Tensor) -> Tensor:
+def _features(model: Staged, personas: Personas, read: Tensor) -> Tensor:
     known = read != PADDING
     popular = model.popularity.clamp(min=torch.finfo().tiny).log()[read - known.long()][..., None] / 8 + 1
     again = torch.tril(read[:, :, None] == read[:, None, :], diagonal=-1).any(dim=2)[..., None]
-    found = torch.cat([again, _expected(model.witness, read), _expected(model.early, read)], dim=-1)
+    told = _told(personas, read)
+    found = torch.cat([again, _expected(model.witness, read), _expected(model.early, read), told], dim=-1)
     after = torch.arange(read.shape[1], device=read.device) > 0
     return torch.cat([popular, found * after[:, None]], dim=-1) * known[..., None]
 
 
-def _expected(model: TrainableRecommender, read: Tensor) -> Tensor:
+def _told(personas: Personas, read: Tensor) -> Tensor:
+    """How personas take the items behind those of beginners, zeros for all others and where there are none."""
+    if personas.codebook is None:
+        return torch.zeros(*read.shape, TAKEN, device=read.device)
+    begun = read[:, : personas.max_length + 1]
+    return F.pad(_expected(personas, begun), (0, 0, 0, read.shape[1] - begun.shape[1]))
+
+
+def _expected(model: TrainableRecommender | Personas, read: Tensor) -> Tensor:
     """How a model takes each item after those before it: ``[B, T, 5]``; what stands at the first means nothing."""
     before = (torch.arange(read.shape[1], device=read.device) - 1).clamp(min=0)
     with evaluating(model):
@@ -110,7 +123,7 @@ def _expected(model: TrainableRecommender, read: Tensor) -> Tensor:
 
 
 def gains(features: Tensor) -> Tensor:
-    """NDCG@10 that the witness earns with each item of features ``[B, T, 12]``: ``[B, T]``, 0 for the first."""
+    """NDCG@10 that the witness earns with each item of features ``[B, T, 17]``: ``[B, T]``, 0 for the first."""
     place = torch.expm1(SCALE * features[..., PLACE]).round()
     earned = (place < 10) / torch.log2(place + 2)
     return earned * features.any(dim=2) * (torch.arange(features.shape[1], device=features.device) > 0)

@@ -63,7 +63,7 @@ def gate(*thresholds: float) -> Gate:
 
 def looks(model: Staged, histories: Tensor) -> Tensor:
     """The logit of each history after each of its items."""
-    found: Tensor = network()(features(model, histories))
+    found: Tensor = network()(features(model, Personas.read(model.early, SHORT, CODEBOOK), histories))
     return found
 
 

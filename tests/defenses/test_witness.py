@@ -14,6 +14,7 @@ from torch import Tensor
 from gro.config import ProtectionSettings
 from gro.defenses import witness as module
 from gro.defenses.gate import Gate
+from gro.defenses.personas import Personas
 from gro.defenses.witness import FEATURES, READERS, SCALE, Network, features, gains
 from gro.errors import ConfigError
 from gro.metrics import ndcg
@@ -59,7 +60,17 @@ def another(model: Staged, member: str) -> Staged:
     return Staged(list(members.values()), model.short).eval()
 
 
-def expected(model: StateRecommender, read: list[int], place: int) -> list[float]:
+def personas(model: Staged) -> Personas:
+    """Four answers for all beginners, that have nothing to do with them."""
+    states = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+    return Personas(model.early, SHORT, states)
+
+
+def read_features(model: Staged, histories: Tensor) -> Tensor:
+    return features(model, personas(model), histories)
+
+
+def expected(model: StateRecommender | Personas, read: list[int], place: int) -> list[float]:
     """How a model takes the item at a place of a history after those before it."""
     scores = model.scores(torch.tensor([read[:place]]))[0]
     better = int((scores > scores[read[place] - 1]).sum())
@@ -76,8 +87,11 @@ def expected_features(model: Staged, history: list[int]) -> list[list[float]]:
         if place == 0:
             found.append([popular] + [0] * (FEATURES - 1))
             continue
-        by = [figure for member in (model.witness, model.early) for figure in expected(member, read, place)]
-        found.append([popular, float(item in read[:place]), *by])
+        told = [personas(model)] if place <= SHORT else []
+        readers: list[StateRecommender | Personas] = [model.witness, model.early, *told]
+        by = [figure for reader in readers for figure in expected(reader, read, place)]
+        own = [popular, float(item in read[:place]), *by]
+        found.append(own + [0] * (FEATURES - len(own)))
     return found
 
 
@@ -86,7 +100,7 @@ def expected_features(model: Staged, history: list[int]) -> list[list[float]]:
 def test_features_are_what_the_models_make_of_each_item(name: str) -> None:
     model = staged(name, n_items=400)
     histories = torch.cat([HISTORIES, random_histories(95, 10, 400)])
-    found = features(model, histories)
+    found = read_features(model, histories)
     assert found.shape == (100, MAX_LENGTH, FEATURES)
     for row, history in zip(found.tolist(), histories.tolist(), strict=True):
         wanted = expected_features(model, history)
@@ -97,16 +111,16 @@ def test_features_are_what_the_models_make_of_each_item(name: str) -> None:
 @torch.inference_mode()
 def test_features_know_nothing_of_the_plain_target() -> None:
     model = staged()
-    before = features(model, HISTORIES)
-    assert torch.equal(features(another(model, "later"), HISTORIES), before)
+    before = read_features(model, HISTORIES)
+    assert torch.equal(read_features(another(model, "later"), HISTORIES), before)
     for member in ("early", "witness"):
-        assert not torch.equal(features(another(model, member), HISTORIES), before)
+        assert not torch.equal(read_features(another(model, member), HISTORIES), before)
 
 
 @pytest.mark.parametrize("together", [1, 3 * MAX_LENGTH * N_ITEMS, 10**9])
 def test_features_are_the_same_however_many_are_read_together(together: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model = staged()
-    whole, read, scored = features(model, HISTORIES), list[int](), model.witness.prefix_scores
+    whole, read, scored = read_features(model, HISTORIES), list[int](), model.witness.prefix_scores
 
     def watched(histories: Tensor, ends: Tensor) -> Tensor:
         read.append(len(histories))
@@ -114,9 +128,19 @@ def test_features_are_the_same_however_many_are_read_together(together: int, mon
 
     monkeypatch.setattr(module, "TOGETHER", together)
     monkeypatch.setattr(model.witness, "prefix_scores", watched)
-    torch.testing.assert_close(features(model, HISTORIES), whole)
+    torch.testing.assert_close(read_features(model, HISTORIES), whole)
     assert read == {1: [1] * 5, 10**9: [5]}.get(together, [3, 2])
-    torch.testing.assert_close(torch.cat([features(model, row[None]) for row in HISTORIES]), whole)
+    torch.testing.assert_close(torch.cat([read_features(model, row[None]) for row in HISTORIES]), whole)
+
+
+@torch.inference_mode()
+def test_nothing_is_read_of_personas_that_there_are_not() -> None:
+    model = staged()
+    found = features(model, Personas(model.later, SHORT, None), HISTORIES)
+    whole = read_features(model, HISTORIES)
+    assert torch.equal(found[..., : -module.TAKEN], whole[..., : -module.TAKEN])
+    assert not found[..., -module.TAKEN :].any()
+    assert bool(whole[0, 1 : SHORT + 1, -module.TAKEN :].any(dim=1).all())
 
 
 def test_an_item_that_the_witness_has_never_expected_is_a_finite_figure() -> None:
@@ -124,13 +148,13 @@ def test_an_item_that_the_witness_has_never_expected_is_a_finite_figure() -> Non
     with torch.no_grad():
         model.witness.item_embedding.weight.mul_(1e4)
     assert bool((model.popularity == 0).any())
-    found = features(model, torch.cat([HISTORIES, random_histories(20, 10)]))
+    found = read_features(model, torch.cat([HISTORIES, random_histories(20, 10)]))
     assert bool(found.isfinite().all())
 
 
 def test_reading_leaves_the_model_in_its_mode() -> None:
     model = staged().train()
-    features(model, HISTORIES)
+    read_features(model, HISTORIES)
     assert all(part.training for part in model.modules())
 
 
@@ -173,7 +197,7 @@ def test_gains_are_the_ndcg_of_every_place_but_the_first(places: list[int]) -> N
 
 def test_the_place_is_where_gains_look_for_it() -> None:
     model, histories = staged(n_items=400), random_histories(50, MAX_LENGTH, 400)
-    read = features(model, histories)
+    read = read_features(model, histories)
     for row, history in zip(gains(read).tolist(), histories.tolist(), strict=True):
         for at in range(1, MAX_LENGTH):
             scores = model.witness.scores(torch.tensor([history[:at]]))[0]
