@@ -75,7 +75,7 @@ class Network(nn.Module):
         except ValueError:
             weights = np.empty(0, dtype="<f4")
         if len(weights) != sum(each.numel() for each in made.parameters()) or not np.isfinite(weights).all():
-            raise ConfigError("the gate's 'weights' are not those of its network")
+            raise ConfigError("the gate's 'weights' are not those of its network; protect the target again")
         nn.utils.vector_to_parameters(torch.from_numpy(weights.copy()), made.parameters())
         return made.eval().requires_grad_(False)
 

@@ -43,8 +43,8 @@ class _Sign:
         """Which lists ``[R, k]``, answers to histories ``[R, t]`` in these rows of the batch ``[R]``, are such ones."""
         return torch.zeros(len(lists), dtype=torch.bool)
 
-    def follow(self, lists: Tensor, whose: Tensor, wrong: Tensor) -> None:
-        """Note which lists ``[B, k]`` were such ones ``[B]``, and whose histories go on in each row ``[B]``."""
+    def follow(self) -> None:
+        """Go on with histories whose last lists were none."""
 
 
 class Canned(_Sign):
@@ -92,29 +92,30 @@ class Missing(_Sign):
 
 
 class Steady(_Sign):
-    """Lists that are like the one before, as long as none of a history was unlike it."""
+    """Lists that are like the one before, where none of a history that is gone on with was unlike it."""
 
     def __init__(self) -> None:
-        self._last, self._turned = torch.empty(0, 0), torch.empty(0, dtype=torch.bool)
+        self._last: Tensor | None = None
 
     def begin(self, lists: Tensor) -> None:
         """The next ones are held against these."""
-        self._last, self._turned = lists, torch.zeros(len(lists), dtype=torch.bool)
+        self._last = lists
 
     def learn(self, lists: Tensor) -> None:
         """What turns while all begin does not count."""
-        self.begin(lists)
+        self._last = lists
 
     def amiss(self, histories: Tensor, lists: Tensor, rows: Tensor) -> Tensor:
-        """Which of the lists go on as before, in histories where that was never otherwise."""
+        """Which of the lists go on as before; none, once they have turned."""
+        if self._last is None:
+            return super().amiss(histories, lists, rows)
         last = self._last[rows]
-        width = min(TOP, lists.shape[1], last.shape[1])
-        common = torch.from_numpy(agreement(lists.numpy(), last.numpy(), width))
-        return ~self._turned[rows] & (common > NEW)
+        common = agreement(lists.numpy(), last.numpy(), min(TOP, lists.shape[1], last.shape[1]))
+        return torch.from_numpy(common) > NEW
 
-    def follow(self, lists: Tensor, whose: Tensor, wrong: Tensor) -> None:
-        """The next ones are held against these."""
-        self._last, self._turned = lists[whose], (self._turned | ~wrong)[whose]
+    def follow(self) -> None:
+        """They have turned in all histories."""
+        self._last = None
 
 
 class Backtracking:
@@ -179,6 +180,6 @@ class Backtracking:
         if len(fine):
             drawn = torch.randint(len(fine), (int(wrong.sum()),), generator=self._generator)
             whose[wrong] = fine[drawn]
-            self._sign.follow(lists, whose, wrong)
+            self._sign.follow()
             return histories[whose], lists[whose], whose, calls
         return histories, torch.zeros_like(lists), whose, calls

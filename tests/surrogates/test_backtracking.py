@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gro_surrogates.answers import Answers
-from gro_surrogates.backtracking import TOP, Backtracking, Canned
+from gro_surrogates.backtracking import TOP, Backtracking, Canned, Steady
 from gro_surrogates.queries import ask
 from gro_surrogates.settings import Sign
 from gro_surrogates.strategies import Agent, Autoregressive, Coverage, Mimic, Random, Strategy
@@ -191,6 +191,23 @@ def test_shorter_lists_are_known_again() -> None:
     canned.learn(short.repeat(2, 1))
     assert known(canned, short).all()
     assert not known(canned, torch.nn.functional.pad(shuffled(2)[None, :5], (0, 3))).any()
+
+
+def test_lists_are_steady_while_they_are_like_the_last_of_their_own_history_until_they_turn() -> None:
+    one, two, rows = shuffled(1)[:K], shuffled(2)[:K], torch.tensor([1])
+    sign, asked = Steady(), torch.ones(1, BEGINNER, dtype=torch.long)
+
+    def steady(answered: Tensor) -> bool:
+        return bool(sign.amiss(asked, answered[None].roll(3, dims=1), rows))
+
+    sign.begin(torch.stack([one, one]))
+    assert (steady(one), steady(two)) == (True, False)
+    sign.learn(torch.stack([one, two]))
+    assert (steady(one), steady(two)) == (False, True)
+    sign.follow()
+    assert not steady(two)
+    sign.begin(torch.stack([one, two]))
+    assert steady(two)
 
 
 @pytest.mark.parametrize("kind", [Service, Renaming, Lying])
