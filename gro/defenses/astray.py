@@ -4,9 +4,9 @@ Who was never told the truth hears of another catalogue, in which each item has 
 that is said there agrees with itself as the truth does.
 
 Who was told the truth until some item would see that change. The scores after his history are split into what can be
-put together from those that were told before that item, which stays, and the rest, which is told of other items. That
-turns the rest away and leaves its size as it was, and nearly so its angle to all that was told before: distances
-between lists hardly show where they left the truth. From item to item he is led to that other catalogue.
+put together from those before that item, which stays, and the rest, which is told of other items. That turns the rest
+away and leaves its size as it was, and nearly so its angle to what was told before: distances between lists hardly show
+where they left the truth. From item to item he is led to that other catalogue.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from torch.nn import functional as F
 
 from gro.defenses.noise import keyed_generator
 from gro.models import Recommender, TrainableRecommender
-from gro.models.base import expand_prefixes
+from gro.models.base import lengths
 
 ALIKE: Final = 32
 """Items of like popularity that are taken for each other."""
 TOLD: Final = 8
-"""Answers before that the new one is held against; as many items later nothing is left of what was told."""
+"""Scores before that the new ones are held against; as many items later nothing is left of them."""
 RIDGE: Final = 1e-3
 """Of the mean square of those, added to them: answers that are hardly different give no share of their own."""
 
@@ -68,10 +68,10 @@ def elsewhere(model: Recommender, histories: Tensor, others: Tensor) -> Tensor:
     return model.scores(renamed(others, histories))[:, others]
 
 
-def unseen(model: TrainableRecommender, histories: Tensor, since: Tensor, size: Tensor, others: Tensor) -> Tensor:
+def unseen(model: TrainableRecommender, histories: Tensor, since: Tensor, others: Tensor) -> Tensor:
     """Scores ``[B, n_items]`` that leave the truth where nothing shows; as :func:`astray`."""
     told = (since[:, None] - 1 - torch.arange(TOLD, device=histories.device)).clamp(min=0)
-    scores = model.prefix_scores(histories, torch.cat([told, size[:, None] - 1], dim=1))
+    scores = model.prefix_scores(histories, torch.cat([told, lengths(histories)[:, None] - 1], dim=1))
     of_others = scores.gather(2, sparing(others, histories)[:, None].expand_as(scores))
     before, now = (scores - of_others).split([TOLD, 1], dim=1)
     products = before @ before.mT
@@ -82,22 +82,18 @@ def unseen(model: TrainableRecommender, histories: Tensor, since: Tensor, size: 
     return found[:, 0]
 
 
-def astray(
-    model: TrainableRecommender, histories: Tensor, since: Tensor, size: Tensor, short: int, others: Tensor
-) -> Tensor:
+def astray(model: TrainableRecommender, histories: Tensor, since: Tensor, short: int, others: Tensor) -> Tensor:
     """Scores that lead astray ``[B, n_items]``.
 
     Args:
         model: whose scores they are.
         histories: of at most ``max_length`` items ``[B, T]``.
         since: items before those from which on each history is led astray ``[B]``.
-        size: items that were asked ``[B]``; those behind are not read.
         short: items of the longest history that the model has told nothing of.
         others: see :func:`others`.
     """
-    asked = expand_prefixes(histories, size[:, None] - 1)
-    scores = elsewhere(model, asked, others)
+    scores = elsewhere(model, histories, others)
     if (told := since > short).any():
-        away = ((size - since - 1)[told] / TOLD).clamp(max=1)[:, None].to(scores.dtype)
-        scores[told] = unseen(model, asked[told], since[told], size[told], others).lerp(scores[told], away)
+        away = ((lengths(histories) - since - 1)[told] / TOLD).clamp(max=1)[:, None].to(scores.dtype)
+        scores[told] = unseen(model, histories[told], since[told], others).lerp(scores[told], away)
     return scores

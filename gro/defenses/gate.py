@@ -20,7 +20,7 @@ judge and there is nothing to learn; :class:`gro.defenses.misinformation.Misinfo
 from __future__ import annotations
 
 import logging
-from functools import cache, cached_property, partial
+from functools import cached_property
 from typing import Literal, Self
 
 import torch
@@ -28,10 +28,10 @@ from torch import Tensor
 
 from gro.config import PositiveInt, Settings
 from gro.data import Sequences
-from gro.defenses.astray import astray, others
+from gro.defenses.astray import others
 from gro.defenses.base import Answer, ListPart
 from gro.defenses.lesson import Lesson, became, teachers
-from gro.defenses.personas import Personas, fewest_personas
+from gro.defenses.personas import Personas, fewest_personas, misled
 from gro.defenses.witness import Network, features
 from gro.errors import ConfigError
 from gro.models import Recommender
@@ -89,18 +89,14 @@ class Gate(ListPart):
 
     def lists(self, answer: Answer) -> Tensor:
         """See :meth:`gro.defenses.base.ListPart.lists`."""
-        model, asked, lists = _staged(answer.model), answer.histories, answer.lists.clone()
-        read, few, k = most_recent(asked, model.max_length), lengths(asked) <= model.short, lists.shape[1]
+        model, lists = _staged(answer.model), answer.lists.clone()
+        read, personas, k = most_recent(answer.histories, model.max_length), self._personas(model), lists.shape[1]
         since, size = self.since(model, read), lengths(read)
-        false, of = since < size, cache(partial(others, model.popularity, answer.secret))
-        if (led := false & ~few).any():
-            lists[led] = top_k(astray(model.later, read[led], since[led], size[led], model.short, of()), k)
-        if few.any():
-            personas = self._personas(model)
-            if (led := false & few).any():
-                lists[led] = top_k(personas.astray(asked[led], of()), k)
-            if (honest := ~false & few).any():
-                lists[honest] = top_k(personas.scores(asked[honest]), k)
+        if (false := since < size).any():
+            instead = others(model.popularity, answer.secret)
+            lists[false] = top_k(misled(model.later, personas, read[false], since[false], instead), k)
+        if (begun := ~false & (size <= model.short)).any():
+            lists[begun] = top_k(personas.scores(read[begun]), k)
         return lists
 
     def since(self, model: Staged, histories: Tensor) -> Tensor:

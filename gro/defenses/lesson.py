@@ -1,6 +1,8 @@
 """How the gate learns: from histories of people whom the witness does not know, and of thieves who ask the service.
 
-No gate stands before the service while the thieves ask: what they are told is true. Some begin with what people did, as
+The thieves ask twice: first a service that tells everybody the truth, then one behind the gate that has learnt from
+that, for what false ones are told leads to other histories; the gate learns from both, as an imitator learns from what
+comes of his own doing (dataset aggregation; Ross, Gordon & Bagnell, AISTATS 2011). Some begin with what people did, as
 those do who hold a part of the real histories.
 """
 
@@ -19,8 +21,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gro.data import Sequences
-from gro.defenses.astray import astray, others
-from gro.defenses.personas import Personas
+from gro.defenses.astray import others
+from gro.defenses.personas import Personas, misled
 from gro.defenses.witness import LIKELY, READERS, Network, features, gains
 from gro.errors import DataError
 from gro.metrics import ndcg
@@ -125,7 +127,8 @@ class Lesson:
         self.parts, skipped, self.whose = self._windows(sequences)
         self.fold = self.whose % READERS
         place = torch.arange(model.max_length)
-        self.people, self.length = self._read(self.parts), skipped[:, None] + place
+        self.people = F.pad(self._read(self.parts), (0, 0, 0, model.max_length - self.parts.shape[1]))
+        self.length = skipped[:, None] + place
         self.judged = self.people.any(dim=2) & ((place >= model.short) | (skipped[:, None] == 0))
         self.better, self.others = self._better(sequences), others(model.popularity, sequences.digest.encode())
         few = self.judged & (self.length > 0) & (self.length <= model.short)
@@ -136,12 +139,19 @@ class Lesson:
         """Weights, and the lowest thresholds that take no more from people than they may.
 
         As many are false after each item, and :data:`OFTEN` times as many while histories are young. Nobody's gain
-        makes up for another's loss, and the budget holds by a standard error, of the young and of all. The least
-        typical tenth, and those with histories of like length, may lose :data:`UNEVEN` times as much of what they earn;
-        of a handful that can be told but by a standard error, which is on their side no more. Everybody is judged by
-        the network that has not learnt from him.
+        makes up for another's loss, and the budget holds by a standard error, of the young and of all. Beginners, the
+        least typical tenth, and those with histories of like length may lose :data:`UNEVEN` times as much of what they
+        earn, less a standard error: what a handful loses cannot be told any closer. Everybody is judged by the network
+        that has not learnt from him.
         """
-        network = self._taught(*map(torch.cat, zip(*(self._theft(make()) for make in self._thieves()), strict=True)))
+        thefts = self._thefts(None)
+        gate = self._judging(thefts, utility_budget)
+        network, thresholds = self._judging([*thefts, *self._thefts(gate)], utility_budget)
+        return {"weights": network.written(), "thresholds": thresholds.tolist()}
+
+    def _judging(self, thefts: list[tuple[Tensor, Tensor]], utility_budget: float) -> tuple[Network, Tensor]:
+        """A network that has learnt from people and thefts, and its thresholds ``[T]``."""
+        network = self._taught(*map(torch.cat, zip(*thefts, strict=True)))
         with torch.no_grad():
             logits = network.opinions(self.people)[self.fold, torch.arange(len(self.fold))]
         young, last, *groups = self._groups()
@@ -154,7 +164,7 @@ class Lesson:
             return max(most) <= utility_budget and max(least) <= UNEVEN * utility_budget
 
         share = SHARES[bisect_left(SHARES, True, hi=len(SHARES) - 1, key=affordable)]
-        return {"weights": network.written(), "thresholds": self._thresholds(logits, share).tolist()}
+        return network, self._thresholds(logits, share)
 
     def _thresholds(self, logits: Tensor, share: float) -> Tensor:
         """Logits ``[T]`` that such a share of people's histories surpass after each item, or about there."""
@@ -191,18 +201,14 @@ class Lesson:
 
         What the target is worth to people whom it leads astray is judged by the witness, who does not know them.
         """
-        witness, short, since = self.model.witness, self.model.short, became(false)
-        some = F.pad(false, (1, -1), value=False) & counted & (self.earned > 0)
-        few = some & (torch.arange(some.shape[1]) <= short)
+        some, since = F.pad(false, (1, -1), value=False) & counted & (self.earned > 0), became(false)
 
-        def as_beginners(asked: Tensor, rows: Tensor, ends: Tensor) -> Tensor:
-            return self.personas.astray(asked, self.others)
+        def heard(asked: Tensor, rows: Tensor, ends: Tensor) -> Tensor:
+            instead, led = self.others.to(asked.device), since[rows, ends - 1].to(asked.device)
+            return misled(self.model.witness, self.personas, asked, led, instead)
 
-        def later(asked: Tensor, rows: Tensor, ends: Tensor) -> Tensor:
-            begun = since[rows, ends - 1].to(asked.device)
-            return astray(witness, asked, begun, ends.to(asked.device), short, self.others)
-
-        left = self._gained(few, as_beginners) + self.better * self._gained(some & ~few, later)
+        begun = torch.arange(some.shape[1]) <= self.model.short
+        left = self._gained(some, heard) * torch.where(begun, 1.0, self.better)
         return (self.earned - left).clamp(min=0) * some
 
     def _gained(self, some: Tensor, answered: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
@@ -248,14 +254,15 @@ class Lesson:
             found += [history[begin : begin + longest] for begin in begins.tolist()]
         return padded(found), torch.tensor(skipped), torch.tensor(whose)
 
-    def _thieves(self) -> list[Callable[[], Strategy]]:
-        return [*THIEVES, *(partial(Begun, self.parts[:, :-1], then()) for then in GOING_ON)]
+    def _thefts(self, gate: tuple[Network, Tensor] | None) -> list[tuple[Tensor, Tensor]]:
+        thieves: list[Callable[[], Strategy]] = [*THIEVES]
+        thieves += [partial(Begun, self.parts[:, :-1], then()) for then in GOING_ON]
+        return [self._theft(make(), gate) for make in thieves]
 
-    def _read(self, histories: Tensor) -> Tensor:
-        read = features(self.model, self.personas, histories.to(device_of(self.model))).cpu()
-        return F.pad(read, (0, 0, 0, self.model.max_length - histories.shape[1]))
+    def _read(self, histories: Tensor, begin: int = 0) -> Tensor:
+        return features(self.model, self.personas, histories.to(device_of(self.model)), begin).cpu()
 
-    def _theft(self, strategy: Strategy) -> tuple[Tensor, Tensor]:
+    def _theft(self, strategy: Strategy, gate: tuple[Network, Tensor] | None) -> tuple[Tensor, Tensor]:
         """What is read of the histories of a thief, and with how many items each began.
 
         Histories have ``max_length`` items: ``[N, max_length, 17]`` and ``[N]``. They are grown in turns, so that who
@@ -267,16 +274,26 @@ class Lesson:
             while (left := self.thefts - len(begun)) > 0:
                 histories = strategy.start(min(left, together), model.n_items, self.generator)
                 begun += [histories.shape[1]] * len(histories)
+                read = self._read(histories)
                 while histories.shape[1] < model.max_length:
-                    lists = self._answered(histories.to(device_of(model)), k).cpu()
+                    lists = top_k(self._answered(histories, read, gate), k).cpu()
                     following = strategy.pick(histories, lists, model.n_items, self.generator)
                     histories = torch.cat([histories, following[:, None]], dim=1)
-                found.append(histories)
-        return self._read(torch.cat(found)), torch.tensor(begun)
+                    read = torch.cat([read, self._read(histories, read.shape[1])], dim=1)
+                found.append(read)
+        return torch.cat(found), torch.tensor(begun)
 
-    def _answered(self, histories: Tensor, k: int) -> Tensor:
-        answering = self.personas if histories.shape[1] <= self.model.short else self.model.later
-        return top_k(answering.scores(histories), k)
+    def _answered(self, histories: Tensor, read: Tensor, gate: tuple[Network, Tensor] | None) -> Tensor:
+        """Scores after histories ``[B, t]`` of which there is ``read [B, t, 17]``, behind a gate if there is one."""
+        model, asked, size = self.model, histories.to(device_of(self.model)), histories.shape[1]
+        scores = (self.personas if size <= model.short else model.later).scores(asked)
+        if gate is not None:
+            network, thresholds = gate
+            since = became(network(read) > thresholds[:size])[:, -1].to(asked.device)
+            if (false := since < size).any():
+                instead = self.others.to(asked.device)
+                scores[false] = misled(model.later, self.personas, asked[false], since[false], instead)
+        return scores
 
     def _taught(self, thefts: Tensor, begun: Tensor) -> Network:
         """Train networks on equal shares of people and thieves, after every item that counts."""

@@ -17,10 +17,10 @@ from scipy.cluster.vq import kmeans2
 from torch import Tensor, nn
 
 from gro.data import HeldOut, Sequences
-from gro.defenses.astray import elsewhere, renamed
+from gro.defenses.astray import astray, elsewhere, renamed
 from gro.errors import ConfigError
 from gro.metrics import FloatArray, ndcg
-from gro.models import Recommender, StateRecommender, padded
+from gro.models import Recommender, StateRecommender, TrainableRecommender, padded
 from gro.models.base import device_of, lengths, most_recent
 from gro.optimizer.staged import HELD, Staged, strangers
 from gro.ranking import evaluating, ranks
@@ -44,7 +44,7 @@ class Personas(nn.Module):
     """Answers as a model does, but from a few of its states only.
 
     Attributes:
-        model: of beginners.
+        model: of beginners, or the plain target where there is no codebook.
         codebook: the states ``[C, d]``; ``None`` leaves them as they are.
         again: whether what is in a history may be told again; otherwise it stands behind everything else.
         max_length: items that are read.
@@ -105,6 +105,23 @@ class Personas(nn.Module):
             raise ConfigError(f"the gate's 'codebook' is not one of states of {width} figures")
         codebook = torch.from_numpy(figures.reshape(-1, width).copy()) if len(figures) else None
         return cls(model, short, codebook, again=again)
+
+
+def misled(model: TrainableRecommender, personas: Personas, histories: Tensor, since: Tensor, others: Tensor) -> Tensor:
+    """What those hear who are taken for false ``[B, n_items]``: beginners a persona, others as the model leads astray.
+
+    Args:
+        model: whose scores they are.
+        personas: who answer beginners.
+        histories: of at most ``max_length`` items ``[B, T]``.
+        since: items before those since which each is false ``[B]``.
+        others: see :func:`gro.defenses.astray.others`.
+    """
+    silent = 0 if personas.codebook is None else personas.max_length
+    scores = astray(model, histories, since, silent, others)
+    if (few := lengths(histories) <= personas.max_length).any():
+        scores[few] = personas.astray(histories[few], others)
+    return scores
 
 
 def fewest_personas(model: Staged, sequences: Sequences, count: int, budget: float) -> tuple[Personas, float]:

@@ -13,7 +13,6 @@ from typing import Final
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from gro.defenses.personas import Personas
 from gro.errors import ConfigError
@@ -81,42 +80,41 @@ class Network(nn.Module):
 
 
 @torch.no_grad()
-def features(model: Staged, personas: Personas, histories: Tensor) -> Tensor:
+def features(model: Staged, personas: Personas, histories: Tensor, begin: int = 0) -> Tensor:
     """What the models make of each item of histories ``[B, T]``: ``[B, T', 17]``, zeros where there is none.
 
-    Of the last ``max_length`` items: how popular it is; and of all but the first, whether it is there for another time
-    and, by the witness, by the model of beginners and, as long as they answer, by the personas, place and log
-    probability after those before it, and whether it was among the first 10, 100 and 200.
+    Of the last ``max_length`` items, from the one at place ``begin`` on: how popular it is; and of all but the first,
+    whether it is there for another time and, by the witness, by the model of beginners and, as long as they answer, by
+    the personas, place and log probability after those before it, and whether it was among the first 10, 100 and 200.
     """
     read = most_recent(histories, model.max_length)
-    rows = max(1, TOGETHER // (read.shape[1] * model.n_items))
-    return torch.cat([_features(model, personas, part) for part in read.split(rows)])
+    rows = max(1, TOGETHER // ((read.shape[1] - begin) * model.n_items))
+    return torch.cat([_features(model, personas, part, begin) for part in read.split(rows)])
 
 
-def _features(model: Staged, personas: Personas, read: Tensor) -> Tensor:
-    known = read != PADDING
-    popular = model.popularity.clamp(min=torch.finfo().tiny).log()[read - known.long()][..., None] / 8 + 1
-    again = torch.tril(read[:, :, None] == read[:, None, :], diagonal=-1).any(dim=2)[..., None]
-    told = _told(personas, read)
-    found = torch.cat([again, _expected(model.witness, read), _expected(model.early, read), told], dim=-1)
-    after = torch.arange(read.shape[1], device=read.device) > 0
-    return torch.cat([popular, found * after[:, None]], dim=-1) * known[..., None]
+def _features(model: Staged, personas: Personas, read: Tensor, begin: int) -> Tensor:
+    at = torch.arange(begin, read.shape[1], device=read.device)
+    known = read[:, at] != PADDING
+    popular = model.popularity.clamp(min=torch.finfo().tiny).log()[read[:, at] - known.long()][..., None] / 8 + 1
+    again = torch.tril(read[:, :, None] == read[:, None, :], diagonal=-1).any(dim=2)[:, at, None]
+    told = _told(personas, read, at)
+    found = torch.cat([again, _expected(model.witness, read, at), _expected(model.early, read, at), told], dim=-1)
+    return torch.cat([popular, found * (at > 0)[:, None]], dim=-1) * known[..., None]
 
 
-def _told(personas: Personas, read: Tensor) -> Tensor:
+def _told(personas: Personas, read: Tensor, at: Tensor) -> Tensor:
     """How personas take the items behind those of beginners, zeros for all others and where there are none."""
-    if personas.codebook is None:
-        return torch.zeros(*read.shape, TAKEN, device=read.device)
-    begun = read[:, : personas.max_length + 1]
-    return F.pad(_expected(personas, begun), (0, 0, 0, read.shape[1] - begun.shape[1]))
+    found = torch.zeros(len(read), len(at), TAKEN, device=read.device)
+    if personas.codebook is not None and (begun := at[at <= personas.max_length]).numel():
+        found[:, : len(begun)] = _expected(personas, read[:, : personas.max_length + 1], begun)
+    return found
 
 
-def _expected(model: TrainableRecommender | Personas, read: Tensor) -> Tensor:
-    """How a model takes each item after those before it: ``[B, T, 5]``; what stands at the first means nothing."""
-    before = (torch.arange(read.shape[1], device=read.device) - 1).clamp(min=0)
+def _expected(model: TrainableRecommender | Personas, read: Tensor, at: Tensor) -> Tensor:
+    """How a model takes items at places ``[E]`` after those before them: ``[B, E, 5]``; the first means nothing."""
     with evaluating(model):
-        scores = model.prefix_scores(read, before.expand_as(read)).log_softmax(dim=-1)
-    given = scores.gather(2, (read - 1).clamp(min=0)[..., None])
+        scores = model.prefix_scores(read, (at - 1).clamp(min=0).expand(len(read), -1)).log_softmax(dim=-1)
+    given = scores.gather(2, (read[:, at] - 1).clamp(min=0)[..., None])
     place = (scores > given).sum(dim=2)
     near = [(place < most).float() for most in TOP]
     return torch.stack([torch.log1p(place) / SCALE, given[..., 0] / 8 + 1, *near], dim=-1)

@@ -114,11 +114,10 @@ def decoys(part: Gate, model: Staged, histories: Tensor, secret: bytes = SECRET)
     personas = Personas.read(model.early, SHORT, CODEBOOK, again=part.again)
     for history, whole in zip(most_recent(histories, MAX_LENGTH), histories, strict=True):
         known = history[history > 0][None]
-        size = torch.tensor([known.shape[1]])
         if (whole > 0).sum() <= SHORT:
             found.append(personas.astray(known, instead))
         else:
-            found.append(astray(model.later, known, part.since(model, known), size, SHORT, instead))
+            found.append(astray(model.later, known, part.since(model, known), SHORT, instead))
     return top_k(torch.cat(found), K)
 
 

@@ -15,8 +15,8 @@ from gro.defenses import lesson as module
 from gro.defenses.astray import astray
 from gro.defenses.gate import Gate
 from gro.defenses.lesson import Begun, Lesson, became, teachers
-from gro.defenses.personas import Personas
-from gro.defenses.witness import FEATURES, LIKELY, READERS, Network, features, gains
+from gro.defenses.personas import Personas, misled
+from gro.defenses.witness import FEATURES, LIKELY, READERS, Network, gains
 from gro.errors import DataError
 from gro.metrics import ndcg
 from gro.models import build
@@ -172,12 +172,12 @@ def test_what_is_lost_is_what_is_no_longer_earned_by_those_who_are_led_astray(le
                 begin = place
                 while begin and false[row, begin - 1]:
                     begin -= 1
-                asked, size = torch.tensor([history[:place]]), torch.tensor([place])
+                asked = torch.tensor([history[:place]])
                 if place <= SHORT:
                     scores, better = lesson.personas.astray(asked, lesson.others)[0], 1.0
                 else:
                     since, better = torch.tensor([begin]), lesson.better
-                    scores = astray(lesson.model.witness, asked, since, size, SHORT, lesson.others)[0]
+                    scores = astray(lesson.model.witness, asked, since, SHORT, lesson.others)[0]
                 rank = 1 + int((scores > scores[history[place] - 1]).sum())
                 left = better / np.log2(1 + rank) if rank <= 10 else 0.0
                 wanted = max(0.0, float(lesson.earned[row, place]) - left)
@@ -353,25 +353,75 @@ def test_thieves_grow_their_histories_in_turns(lesson: Lesson) -> None:
             turns.append(size)
             return super().start(size, n_items, generator)
 
-    read, begun = lesson._theft(Learning())
+    read, begun = lesson._theft(Learning(), None)
     assert turns == [16 // module.TURNS] * module.TURNS
     assert (read.shape, begun.tolist()) == ((16, LONGEST, FEATURES), [1] * 16)
 
 
-def test_thieves_ask_beginners_personas_first(lesson: Lesson, learnt: Staged) -> None:
-    asked = random_histories(9, LONGEST, RING)
-    for length in (1, SHORT, SHORT + 1, LONGEST):
-        answering = lesson.personas if length <= SHORT else learnt.later
-        scores = answering.scores(asked[:, :length])
-        assert torch.equal(lesson._answered(asked[:, :length], 5), scores.topk(5).indices + 1)
+class Watching(Random):
+    """Keeps the last histories that he asks and the lists that he gets."""
+
+    def pick(self, histories: Tensor, lists: Tensor, n_items: int, generator: torch.Generator) -> Tensor:
+        """Keep them."""
+        self.histories, self.lists = histories, lists
+        following = super().pick(histories, lists, n_items, generator)
+        self.whole = torch.cat([histories, following[:, None]], dim=1)
+        return following
 
 
-def test_what_is_read_is_as_long_as_the_longest(lesson: Lesson, learnt: Staged) -> None:
-    asked = random_histories(4, LONGEST - 4, RING)
+def test_what_is_read_of_a_theft_is_what_is_read_of_its_histories(lesson: Lesson) -> None:
+    thief = Watching()
+    read, _ = lesson._theft(thief, None)
+    with torch.inference_mode():
+        torch.testing.assert_close(read[-len(thief.whole) :], lesson._read(thief.whole))
+
+
+@pytest.mark.parametrize("length", [1, SHORT, SHORT + 1, LONGEST])
+@torch.inference_mode()
+def test_thieves_ask_beginners_personas_first_then_a_gate_before_them(
+    lesson: Lesson, learnt: Staged, length: int
+) -> None:
+    asked = random_histories(40, length, RING)
     read = lesson._read(asked)
-    assert read.shape == (4, LONGEST, FEATURES)
-    torch.testing.assert_close(read[:, : LONGEST - 4], features(learnt, lesson.personas, asked))
-    assert not read[:, LONGEST - 4 :].any()
+    answering = lesson.personas if length <= SHORT else learnt.later
+    true = answering.scores(asked)
+    assert torch.equal(lesson._answered(asked, read, None), true)
+    torch.manual_seed(0)
+    network = Network().eval()
+    thresholds = network(read).quantile(0.5, dim=0)
+    since = became(network(read) > thresholds)[:, -1]
+    false = since < length
+    assert 10 < int(false.sum()) < 30
+    found = lesson._answered(asked, read, (network, thresholds))
+    wanted = misled(learnt.later, lesson.personas, asked, since, lesson.others)
+    torch.testing.assert_close(found, torch.where(false[:, None], wanted, true))
+    assert not torch.allclose(wanted, true)
+
+
+def test_thieves_ask_again_behind_the_gate_that_has_learnt_from_them(
+    lesson: Lesson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, learnt_from = list[object](), list[int]()
+    theft, taught = lesson._theft, lesson._taught
+
+    def watched(strategy: Strategy, gate: tuple[Network, Tensor] | None) -> tuple[Tensor, Tensor]:
+        asked.append(gate and gate[0].written())
+        return theft(strategy, gate)
+
+    def learning(thefts: Tensor, begun: Tensor) -> Network:
+        learnt_from.append(len(thefts))
+        networks.append(taught(thefts, begun))
+        return networks[-1]
+
+    networks = list[Network]()
+    monkeypatch.setattr(module, "EPOCHS", 1)
+    monkeypatch.setattr(lesson, "_theft", watched)
+    monkeypatch.setattr(lesson, "_taught", learning)
+    values = lesson.learnt(BUDGET)
+    first, second = (network.written() for network in networks)
+    assert learnt_from == [12 * 16, 24 * 16]
+    assert asked == [None] * 12 + [first] * 12
+    assert values["weights"] == second != first
 
 
 def test_what_is_learnt_from_are_parts_of_histories_without_what_is_held_out(lesson: Lesson, ring: Sequences) -> None:

@@ -14,7 +14,8 @@ from torch import Tensor
 from gro.config import ProtectionSettings
 from gro.data import Sequences
 from gro.defenses import personas as module
-from gro.defenses.personas import Personas, fewest_personas, first_steps, lost, taken_again
+from gro.defenses.astray import astray, elsewhere, others
+from gro.defenses.personas import Personas, fewest_personas, first_steps, lost, misled, taken_again
 from gro.errors import ConfigError
 from gro.metrics import ndcg
 from gro.models import Recommender, StateRecommender, padded
@@ -81,6 +82,29 @@ def test_an_answer_does_not_depend_on_what_is_asked_beside_it() -> None:
     personas, asked = fewest_personas(staged(), LONG, 4, 1.0)[0], histories(30)
     whole = personas.scores(asked)
     torch.testing.assert_close(torch.cat([personas.scores(row[None]) for row in asked]), whole)
+
+
+@pytest.mark.parametrize("answer", [None, torch.ones(2, WIDTH)])
+@torch.no_grad()
+def test_false_beginners_hear_a_persona_and_others_what_leads_astray_unless_they_heard_nothing(
+    answer: Tensor | None,
+) -> None:
+    model, asked, instead = staged(), histories(60), others(torch.rand(N_ITEMS), b"owner")
+    personas = Personas(model.early if answer is not None else model.later, SHORT, answer)
+    size, seen = lengths(asked), set()
+    since = (torch.rand(60) * size).long()
+    found = misled(model.later, personas, asked, since, instead)
+    for row, history, end, begin in zip(found, asked, size.tolist(), since[:, None], strict=True):
+        known = history[None, :end]
+        if end <= SHORT:
+            wanted = personas.astray(known, instead)
+        elif answer is not None and int(begin) <= SHORT:
+            wanted = elsewhere(model.later, known, instead)
+        else:
+            wanted = astray(model.later, known, begin, 0, instead)
+        torch.testing.assert_close(row[None], wanted)
+        seen.add((end <= SHORT, int(begin) <= SHORT))
+    assert len(seen) == 3
 
 
 @torch.no_grad()

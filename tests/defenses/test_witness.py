@@ -134,6 +134,16 @@ def test_features_are_the_same_however_many_are_read_together(together: int, mon
 
 
 @torch.inference_mode()
+def test_what_is_read_of_later_items_alone_is_the_same() -> None:
+    model, asked = staged(), random_histories(20)
+    whole = read_features(model, asked)
+    for begin in range(MAX_LENGTH):
+        torch.testing.assert_close(features(model, personas(model), asked, begin), whole[:, begin:])
+        end = asked[:, : begin + 1]
+        torch.testing.assert_close(features(model, personas(model), end, begin), whole[:, begin : begin + 1])
+
+
+@torch.inference_mode()
 def test_nothing_is_read_of_personas_that_there_are_not() -> None:
     model = staged()
     found = features(model, Personas(model.later, SHORT, None), HISTORIES)
