@@ -2,10 +2,10 @@
 
 A history is judged by how a witness takes it, a model that has learnt other people's, and how the model of beginners
 and the personas do: at which place each item stood after those before it, how likely and how popular it was, whether it
-is there twice (:mod:`gro.defenses.witness`). A small recurrent network has learnt from these figures to tell people,
-whom the witness never saw, from every kind of data-free thief (:mod:`gro.defenses.lesson`). After every item it takes
-as many people for thieves as can be afforded. Of a history that is longer than ``max_length`` the latest items are
-judged.
+is there twice (:mod:`gro.defenses.witness`). Small recurrent networks have learnt from these figures to tell people,
+whom the witness never saw, from thieves of twelve kinds (:mod:`gro.defenses.lesson`). After every item they take as
+many people for thieves as can be afforded, and while histories are young twice as many. Of a history that is longer
+than ``max_length`` the latest items are judged.
 
 Lists that can be told from the truth teach nothing for long: a thief leaves them out, takes his last item back and
 tries another until he is told the truth (:mod:`gro_surrogates.backtracking`). So false beginners get lists that others
@@ -83,7 +83,9 @@ class Gate(ListPart):
         staged = _staged(model)
         found, spent = fewest_personas(staged, sequences, self.personas, utility_budget / 2)
         if found.codebook is None:
-            logger.warning("no number of personas is enough for beginners: the plain target answers them, unprotected")
+            logger.warning(
+                "no number of personas is enough for beginners: the plain target answers who looks like people"
+            )
         learnt = Lesson(staged, found, sequences, self.thefts).learnt(max(0.0, utility_budget - spent))
         return self.model_validate(self.model_dump() | {"codebook": found.written(), "again": found.again} | learnt)
 

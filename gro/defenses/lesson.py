@@ -48,19 +48,19 @@ THIEVES: Final[tuple[Callable[[], Strategy], ...]] = (
 GOING_ON: Final[tuple[Callable[[], Strategy], ...]] = (Random, Autoregressive, partial(RankBiased, 1.0))
 """How thieves go on who begin with what people did."""
 WINDOWS, MOST = 12, 4000
-"""Parts of each history that are learnt, and of all, about."""
+"""Parts of each history that are learnt, and of all, about; of each one at least."""
 LAST: Final = 10
-"""Items at the end of each part by which it is measured what people lose."""
+"""Items at the end of each part by which it is measured what people lose; and all, while histories are young."""
 YOUNG: Final = 2
 """Times as many items as beginners have; up to there a history is young."""
 OFTEN: Final = 2
 """Times as many people who are false while their histories are young, where a thief shows least of himself."""
 UNEVEN: Final = 2.5
-"""Budgets that the least typical, and people with histories of like length, may lose of what they earn."""
+"""Budgets that beginners, the least typical, and those with histories of like length may lose of what they earn."""
 SHARES: Final = tuple(n / 400 for n in range(80, -1, -1))
-"""Of people whose histories may be false after each item, from the most on."""
+"""Of people whose histories may be false after each item when they are young no more, from the most on."""
 NEAR: Final = 400
-"""Histories by which a threshold is found, or those after one item more or fewer, and so on, are taken with them."""
+"""Parts by which a threshold is found, or those after one item more or fewer, and so on, are taken with them."""
 TURNS: Final = 4
 """In which thieves grow their histories."""
 ROWS: Final = 512
@@ -177,7 +177,7 @@ class Lesson:
         return torch.stack([logits[some].quantile(1 - of) for some, of in zip(around, shares.tolist(), strict=True)])
 
     def _groups(self) -> list[Tensor]:
-        """Items ``[N, T]`` by which losses are measured: of the young, of all, then of those who may lose more."""
+        """Items ``[N, T]`` by which losses are measured: of the young, last ones, then of those who may lose more."""
         last = self.judged & (torch.arange(self.judged.shape[1]) >= lengths(self.parts)[:, None] - LAST)
         measured = self.judged & ((self.length[:, :1] == 0) | last)
         beginners, young = (measured & (self.length <= times * self.model.short) for times in (1, YOUNG))
@@ -235,14 +235,15 @@ class Lesson:
     def _better(self, sequences: Sequences) -> float:
         """How many times the NDCG@10 of the witness the target earns, at least once.
 
-        It has learnt the parts, so what it makes of them says nothing; this is of validation items of the same people.
+        The target has learnt the parts, so what it makes of them says nothing; this is of the validation items of all
+        whom the witness does not know.
         """
         held_out = sequences.of(strangers(sequences)).valid
         later, witness = (ndcg(ranks(model, held_out), 10).mean() for model in (self.model.later, self.model.witness))
         return max(1.0, float(later / (witness or later or 1.0)))
 
     def _windows(self, sequences: Sequences) -> tuple[Tensor, Tensor, Tensor]:
-        """Parts of histories ``[N, T]``, half from the beginning; items before, and whose it is, each ``[N]``."""
+        """Parts of histories ``[N, T]``, half or more from the beginning; items before them, and whose, each ``[N]``."""
         users = self.rng.permutation(teachers(sequences, self.model.short))
         longest, found, skipped, whose = self.model.max_length, list[Tensor](), list[int](), list[int]()
         count = min(WINDOWS, max(1, MOST // len(users)))
@@ -298,7 +299,7 @@ class Lesson:
     def _taught(self, thefts: Tensor, begun: Tensor) -> Network:
         """Train networks on equal shares of people and thieves, after every item that counts."""
         with torch.random.fork_rng():
-            torch.manual_seed(int(self.generator.initial_seed() % (1 << 62)))
+            torch.manual_seed(self.generator.initial_seed())
             network = Network()
             shown, weight = torch.cat([self.people, thefts]), self._weight(thefts, begun)
             false = torch.cat([torch.zeros(len(self.people)), torch.ones(len(thefts))])

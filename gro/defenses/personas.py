@@ -129,7 +129,7 @@ def fewest_personas(model: Staged, sequences: Sequences, count: int, budget: flo
 
     People lose at most a part ``budget`` of NDCG@10 on validation items. As there may be no beginners among those, the
     personas are also held to a part :data:`ENOUGH` of what the witness makes of the first items of those whom it does
-    not know. Where no number does, the plain target answers beginners: nothing is kept from them then, or from thieves.
+    not know. Where no number does, the plain target answers beginners as long as they look like people.
 
     Returns:
         The personas, and the part that they cost on validation items; see :func:`lost`.

@@ -28,11 +28,11 @@ TAKEN: Final = 2 + len(TOP)
 FEATURES: Final = 2 + 3 * TAKEN
 HIDDEN: Final = 32
 READERS: Final = 4
-"""Networks; each is judged by a part of the people from which the others have learnt."""
+"""Networks; each judges those people from whom only the others have learnt."""
 TOGETHER: Final = 1 << 23
 """Scores of a model that are looked at at a time, at most."""
 PLACE, LIKELY = 2, 3
-"""Columns of :func:`features` that tell the place of each item and its log probability after the witness."""
+"""Columns of :func:`features` that tell the place of each item and its log probability after the witness, scaled."""
 SCALE: Final = 7.0
 
 

@@ -44,7 +44,7 @@ class _Sign:
         return torch.zeros(len(lists), dtype=torch.bool)
 
     def follow(self) -> None:
-        """Go on with histories whose last lists were none."""
+        """Go on with histories whose last lists were none of them."""
 
 
 class Canned(_Sign):

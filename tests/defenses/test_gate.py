@@ -230,7 +230,7 @@ def test_it_is_said_where_beginners_are_not_protected(
         monkeypatch.setattr(module, "fewest_personas", lambda *_, found=found: (found, 0.0))
         caplog.clear()
         Gate().fitted(model, tiny, 0.2)
-        assert ("the plain target answers them, unprotected" in caplog.text) == warned
+        assert ("the plain target answers who looks like people" in caplog.text) == warned
 
 
 def test_a_gate_that_has_learnt_nothing_is_refused() -> None:
