@@ -243,7 +243,7 @@ class Lesson:
         return max(1.0, float(later / (witness or later or 1.0)))
 
     def _windows(self, sequences: Sequences) -> tuple[Tensor, Tensor, Tensor]:
-        """Parts of histories ``[N, T]``, half or more from the beginning; items before them, and whose, each ``[N]``."""
+        """Parts of histories ``[N, T]``, half or more from the beginning; items before, and whose, each ``[N]``."""
         users = self.rng.permutation(teachers(sequences, self.model.short))
         longest, found, skipped, whose = self.model.max_length, list[Tensor](), list[int](), list[int]()
         count = min(WINDOWS, max(1, MOST // len(users)))
