@@ -19,9 +19,9 @@ from gro.artifacts import load
 from gro.config import ProtectionSettings
 from gro.data import Sequences
 from gro.defenses import cards
-from gro.defenses.astray import astray, others
+from gro.defenses.astray import others
 from gro.defenses.gate import Gate
-from gro.defenses.personas import Personas
+from gro.defenses.personas import Personas, misled
 from gro.defenses.served import defence_of, needs_secret, served
 from gro.defenses.training import Trained, Training, most_epochs
 from gro.errors import ArtifactError, ConfigError, DataError
@@ -325,18 +325,17 @@ def test_lists_are_those_of_the_members_behind_the_gate(run: library.Run) -> Non
     (gate,) = defence.parts
     assert isinstance(gate, Gate)
     with torch.inference_mode():
-        early, later = artifact.others[0], artifact.model
-        since = gate.since(Staged([later, *artifact.others], 3), histories)
+        early, later, model = artifact.others[0], artifact.model, Staged([artifact.model, *artifact.others], 3)
         personas = Personas.read(early, 3, gate.codebook or "", again=gate.again)
-        false = since < 7
-        assert 0 < false.sum() < len(false)
-        expected = later.scores(histories)
-        instead = others(Staged([later, *artifact.others], 3).popularity, bytes.fromhex("c0ffee"))
-        expected[false] = astray(later, histories[false], since[false], lengths(histories[false]), 3, instead)
-        expected = top_k(expected, 10)
-        for target in targets:
-            assert torch.equal(top_k(target.scores(histories), 10), expected)
-            assert torch.equal(top_k(target.scores(histories[:, :3]), 10), top_k(personas.scores(histories[:, :3]), 10))
+        instead = others(model.popularity, bytes.fromhex("c0ffee"))
+        for asked, answering in ((histories, later), (histories[:, :3], personas)):
+            since = gate.since(model, asked)
+            false = since < asked.shape[1]
+            assert 0 < false.sum() < len(false)
+            expected = answering.scores(asked)
+            expected[false] = misled(later, personas, asked[false], since[false], instead)
+            for target in targets:
+                assert torch.equal(top_k(target.scores(asked), 10), top_k(expected, 10))
 
 
 @pytest.mark.parametrize("short", [7, 10 * MAX_LENGTH])
