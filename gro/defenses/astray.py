@@ -43,6 +43,12 @@ def others(popularity: Tensor, secret: bytes) -> Tensor:
     return found.to(popularity.device)
 
 
+def held(histories: Tensor, n_items: int) -> Tensor:
+    """Which items of the catalogue are in each history: ``[B, T]`` to ``[B, n_items]``."""
+    there = torch.zeros(len(histories), n_items + 1, dtype=torch.bool, device=histories.device)
+    return there.scatter(1, histories, value=True)[:, 1:]
+
+
 def sparing(others: Tensor, histories: Tensor) -> Tensor:
     """The item that passes for each item ``[B, n_items]`` where nothing passes for what is in the histories ``[B, T]``.
 
@@ -50,8 +56,7 @@ def sparing(others: Tensor, histories: Tensor) -> Tensor:
     over, so that every row is a permutation still.
     """
     items = torch.arange(len(others), device=others.device)
-    there = torch.zeros(len(histories), len(others) + 1, dtype=torch.bool, device=others.device)
-    there = there.scatter(1, histories, value=True)[:, 1:]
+    there = held(histories, len(others))
     found = others.expand(len(histories), -1)
     while (taken := there.gather(1, found) & ~there).any():
         found = torch.where(taken, others[found], found)

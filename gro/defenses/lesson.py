@@ -12,7 +12,7 @@ import hashlib
 from bisect import bisect_left
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -66,6 +66,9 @@ TURNS: Final = 4
 ROWS: Final = 512
 EPOCHS, BATCH, RATE = 25, 128, 3e-3
 """Of the network; the rate falls to 0."""
+
+Judge: TypeAlias = tuple[Network, Tensor]
+"""A network and its thresholds ``[T]``."""
 
 
 class Begun:
@@ -149,7 +152,7 @@ class Lesson:
         network, thresholds = self._judging([*thefts, *self._thefts(gate)], utility_budget)
         return {"weights": network.written(), "thresholds": thresholds.tolist()}
 
-    def _judging(self, thefts: list[tuple[Tensor, Tensor]], utility_budget: float) -> tuple[Network, Tensor]:
+    def _judging(self, thefts: list[tuple[Tensor, Tensor]], utility_budget: float) -> Judge:
         """A network that has learnt from people and thefts, and its thresholds ``[T]``."""
         network = self._taught(*map(torch.cat, zip(*thefts, strict=True)))
         with torch.no_grad():
@@ -255,7 +258,7 @@ class Lesson:
             found += [history[begin : begin + longest] for begin in begins.tolist()]
         return padded(found), torch.tensor(skipped), torch.tensor(whose)
 
-    def _thefts(self, gate: tuple[Network, Tensor] | None) -> list[tuple[Tensor, Tensor]]:
+    def _thefts(self, gate: Judge | None) -> list[tuple[Tensor, Tensor]]:
         thieves: list[Callable[[], Strategy]] = [*THIEVES]
         thieves += [partial(Begun, self.parts[:, :-1], then()) for then in GOING_ON]
         return [self._theft(make(), gate) for make in thieves]
@@ -263,7 +266,7 @@ class Lesson:
     def _read(self, histories: Tensor, begin: int = 0) -> Tensor:
         return features(self.model, self.personas, histories.to(device_of(self.model)), begin).cpu()
 
-    def _theft(self, strategy: Strategy, gate: tuple[Network, Tensor] | None) -> tuple[Tensor, Tensor]:
+    def _theft(self, strategy: Strategy, gate: Judge | None) -> tuple[Tensor, Tensor]:
         """What is read of the histories of a thief, and with how many items each began.
 
         Histories have ``max_length`` items: ``[N, max_length, 17]`` and ``[N]``. They are grown in turns, so that who
@@ -284,7 +287,7 @@ class Lesson:
                 found.append(read)
         return torch.cat(found), torch.tensor(begun)
 
-    def _answered(self, histories: Tensor, read: Tensor, gate: tuple[Network, Tensor] | None) -> Tensor:
+    def _answered(self, histories: Tensor, read: Tensor, gate: Judge | None) -> Tensor:
         """Scores after histories ``[B, t]`` of which there is ``read [B, t, 17]``, behind a gate if there is one."""
         model, asked, size = self.model, histories.to(device_of(self.model)), histories.shape[1]
         scores = (self.personas if size <= model.short else model.later).scores(asked)

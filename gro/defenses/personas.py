@@ -17,7 +17,7 @@ from scipy.cluster.vq import kmeans2
 from torch import Tensor, nn
 
 from gro.data import HeldOut, Sequences
-from gro.defenses.astray import astray, elsewhere, renamed
+from gro.defenses.astray import astray, elsewhere, held, renamed
 from gro.errors import ConfigError
 from gro.metrics import FloatArray, ndcg
 from gro.models import Recommender, StateRecommender, TrainableRecommender, padded
@@ -117,9 +117,11 @@ def misled(model: TrainableRecommender, personas: Personas, histories: Tensor, s
         since: items before those since which each is false ``[B]``.
         others: see :func:`gro.defenses.astray.others`.
     """
+    if (few := lengths(histories) <= personas.max_length).all():
+        return personas.astray(histories, others)
     silent = 0 if personas.codebook is None else personas.max_length
     scores = astray(model, histories, since, silent, others)
-    if (few := lengths(histories) <= personas.max_length).any():
+    if few.any():
         scores[few] = personas.astray(histories[few], others)
     return scores
 
@@ -172,9 +174,7 @@ def taken_again(sequences: Sequences) -> float:
 
 def _behind(scores: Tensor, histories: Tensor) -> Tensor:
     """Scores ``[B, n_items]`` by which what is in the histories ``[B, T]`` stands last."""
-    there = torch.zeros(len(scores), scores.shape[1] + 1, dtype=torch.bool, device=scores.device)
-    there = there.scatter(1, histories, value=True)[:, 1:]
-    return scores - there * (scores.amax(dim=1) - scores.amin(dim=1) + 1)[:, None]
+    return scores - held(histories, scores.shape[1]) * (scores.amax(dim=1) - scores.amin(dim=1) + 1)[:, None]
 
 
 def _beginnings(model: StateRecommender, short: int, sequences: Sequences, rng: np.random.Generator) -> Tensor:

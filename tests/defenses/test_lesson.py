@@ -16,7 +16,7 @@ from gro.defenses.astray import astray
 from gro.defenses.gate import Gate
 from gro.defenses.lesson import Begun, Lesson, became, teachers
 from gro.defenses.personas import Personas, misled
-from gro.defenses.witness import FEATURES, LIKELY, READERS, Network, gains
+from gro.defenses.witness import FEATURES, LIKELY, READERS, Network, features, gains
 from gro.errors import DataError
 from gro.metrics import ndcg
 from gro.models import build
@@ -359,14 +359,23 @@ def test_thieves_grow_their_histories_in_turns(lesson: Lesson) -> None:
 
 
 class Watching(Random):
-    """Keeps the last histories that he asks and the lists that he gets."""
+    """Keeps his last histories."""
 
     def pick(self, histories: Tensor, lists: Tensor, n_items: int, generator: torch.Generator) -> Tensor:
         """Keep them."""
-        self.histories, self.lists = histories, lists
         following = super().pick(histories, lists, n_items, generator)
         self.whole = torch.cat([histories, following[:, None]], dim=1)
         return following
+
+
+def test_where_nobody_has_so_many_items_people_are_read_as_far_as_the_longest(lesson: Lesson, learnt: Staged) -> None:
+    few = sequences([history[: LONGEST - 2] for history in people(USERS, 0)])
+    short_of = Lesson(learnt, lesson.personas, few, 16)
+    parts = short_of.parts
+    assert parts.shape[1] == LONGEST - 2 - HELD
+    assert short_of.people.shape == (len(parts), LONGEST, FEATURES)
+    torch.testing.assert_close(short_of.people[:, : parts.shape[1]], features(learnt, lesson.personas, parts))
+    assert not short_of.people[:, parts.shape[1] :].any()
 
 
 def test_what_is_read_of_a_theft_is_what_is_read_of_its_histories(lesson: Lesson) -> None:
