@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from gro.data import Sequences
 from gro.defenses.astray import others
 from gro.defenses.personas import Personas, misled
-from gro.defenses.witness import LIKELY, READERS, Network, features, gains
+from gro.defenses.witness import FEATURES, LIKELY, READERS, Network, features, gains
 from gro.errors import DataError
 from gro.metrics import ndcg
 from gro.models import padded
@@ -64,7 +64,7 @@ NEAR: Final = 400
 TURNS: Final = 4
 """In which thieves grow their histories."""
 ROWS: Final = 512
-EPOCHS, BATCH, RATE = 25, 128, 3e-3
+EPOCHS, BATCH, RATE = 25, 64, 6e-3
 """Of the network; the rate falls to 0."""
 
 Judge: TypeAlias = tuple[Network, Tensor]
@@ -266,6 +266,10 @@ class Lesson:
     def _read(self, histories: Tensor, begin: int = 0) -> Tensor:
         return features(self.model, self.personas, histories.to(device_of(self.model)), begin).cpu()
 
+    def _further(self, read: Tensor, histories: Tensor) -> Tensor:
+        """What is read of histories ``[B, t]``, of whose first items there is ``read`` already."""
+        return torch.cat([read, self._read(histories, read.shape[1])], dim=1)
+
     def _theft(self, strategy: Strategy, gate: Judge | None) -> tuple[Tensor, Tensor]:
         """What is read of the histories of a thief, and with how many items each began.
 
@@ -278,25 +282,29 @@ class Lesson:
             while (left := self.thefts - len(begun)) > 0:
                 histories = strategy.start(min(left, together), model.n_items, self.generator)
                 begun += [histories.shape[1]] * len(histories)
-                read = self._read(histories)
+                read = torch.empty(len(histories), 0, FEATURES)
                 while histories.shape[1] < model.max_length:
+                    if gate is not None:
+                        read = self._further(read, histories)
                     lists = top_k(self._answered(histories, read, gate), k).cpu()
                     following = strategy.pick(histories, lists, model.n_items, self.generator)
                     histories = torch.cat([histories, following[:, None]], dim=1)
-                    read = torch.cat([read, self._read(histories, read.shape[1])], dim=1)
-                found.append(read)
+                found.append(self._further(read, histories))
         return torch.cat(found), torch.tensor(begun)
 
     def _answered(self, histories: Tensor, read: Tensor, gate: Judge | None) -> Tensor:
-        """Scores after histories ``[B, t]`` of which there is ``read [B, t, 17]``, behind a gate if there is one."""
+        """Scores after histories ``[B, t]`` of which a gate, if there is one, has ``read [B, t, 17]``."""
         model, asked, size = self.model, histories.to(device_of(self.model)), histories.shape[1]
-        scores = (self.personas if size <= model.short else model.later).scores(asked)
+        scores = torch.empty(len(asked), model.n_items, device=asked.device)
+        since = torch.full((len(asked),), size, device=asked.device)
         if gate is not None:
             network, thresholds = gate
             since = became(network(read) > thresholds[:size])[:, -1].to(asked.device)
-            if (false := since < size).any():
-                instead = self.others.to(asked.device)
-                scores[false] = misled(model.later, self.personas, asked[false], since[false], instead)
+        if (false := since < size).any():
+            instead = self.others.to(asked.device)
+            scores[false] = misled(model.later, self.personas, asked[false], since[false], instead)
+        if (truly := ~false).any():
+            scores[truly] = (self.personas if size <= model.short else model.later).scores(asked[truly])
         return scores
 
     def _taught(self, thefts: Tensor, begun: Tensor) -> Network:

@@ -44,7 +44,7 @@ class Network(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.reading = nn.ModuleList(nn.GRU(FEATURES, HIDDEN, batch_first=True) for _ in range(READERS))
+        self.reading = nn.ModuleList(nn.LSTM(FEATURES, HIDDEN, batch_first=True) for _ in range(READERS))
         self.judging = nn.ModuleList(nn.Linear(HIDDEN, 1) for _ in range(READERS))
 
     def opinions(self, features: Tensor) -> Tensor:
