@@ -49,6 +49,12 @@ class QuerySettings(Settings):
     beginner: PositiveInt = 10
     """Items of the longest history after which such a list is as good as any, for one who backtracks."""
 
+    @model_validator(mode="after")
+    def _looks_for_what_it_takes_back(self) -> Self:
+        if not self.backtrack and self.sign != "canned":
+            raise ValueError(f"sign = '{self.sign}' needs backtrack above 0, the times that an item is taken back")
+        return self
+
     @property
     def price(self) -> int:
         """Calls for one list."""

@@ -213,10 +213,10 @@ def test_lists_are_steady_while_they_are_like_the_last_of_their_own_history_unti
 @pytest.mark.parametrize("kind", [Service, Renaming, Lying])
 def test_a_thief_s_settings_say_how_often_and_why_items_are_taken_back(kind: type[Service]) -> None:
     small = {"model": "SASRec", "hidden_size": 8, "inner_size": 8, "n_layers": 1, "max_length": LENGTH, "epochs": 1}
-    small |= {"queries": "random", "beginner": BEGINNER, "sign": kind.sign}
-    for tries in (0, 3):
+    small |= {"queries": "random", "beginner": BEGINNER}
+    for tries, looks in ((0, {}), (3, {"backtrack": 3, "sign": kind.sign})):
         service = kind(kind.some)
-        thief = Thief(ThiefSettings.make({**small, "backtrack": tries}))
+        thief = Thief(ThiefSettings.make({**small, **looks}))
         recording = thief.ask(service, N_ITEMS, 400, 0)
         assert service.calls == recording.calls == 400
         assert (recording[0].taken_back > 0) == bool(tries)

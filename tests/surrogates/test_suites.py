@@ -88,6 +88,7 @@ def test_overrides_win_over_the_card_and_name_the_thief(write: Write, tmp_path: 
         ('thieves = [{ card = "mix", trunkate = 3 }]', "unknown key 'trunkate'. Did you mean 'truncate'?"),
         ('thieves = [{ card = "mix", truncate = 0 }]', "'truncate' is 0"),
         ('thieves = [{ card = "mix", pretrain = true }]', "pretrain needs known above 0"),
+        ('thieves = [{ card = "mix", sign = "steady" }]', "sign = 'steady' needs backtrack above 0"),
         ('thieves = [{ loss = "set" }]', "a thief needs a card"),
         ("thieves = [{ card = 3 }]", "a thief needs a card"),
         ('thieves = "mix"', "'thieves' is 'mix'"),
