@@ -57,6 +57,8 @@ OFTEN: Final = 2
 """Times as many people who are false while their histories are young, where a thief shows least of himself."""
 UNEVEN: Final = 2.5
 """Budgets that beginners, the least typical, and those with histories of like length may lose of what they earn."""
+SEVERAL: Final = 20
+"""People who earn something in a group; of fewer it cannot be told what the group loses, nor with what error."""
 SHARES: Final = tuple(n / 400 for n in range(80, -1, -1))
 """Of people whose histories may be false after each item when they are young no more, from the most on."""
 NEAR: Final = 400
@@ -144,8 +146,8 @@ class Lesson:
         As many are false after each item, and :data:`OFTEN` times as many while histories are young. Nobody's gain
         makes up for another's loss, and the budget holds by a standard error, of the young and of all. Beginners, the
         least typical tenth, and those with histories of like length may lose :data:`UNEVEN` times as much of what they
-        earn, less a standard error: what a handful loses cannot be told any closer. Everybody is judged by the network
-        that has not learnt from him.
+        earn, less a standard error: what a few lose cannot be told any closer, and of a group of less than
+        :data:`SEVERAL` not at all. Everybody is judged by the network that has not learnt from him.
         """
         thefts = self._thefts(None)
         gate = self._judging(thefts, utility_budget)
@@ -164,7 +166,7 @@ class Lesson:
             lost = self._lost(self.judged & (logits > self._thresholds(logits, share)), counted)
             most = [loss + error for loss, error in (self._part(lost, some) for some in (young, last))]
             least = [loss - error for loss, error in (self._part(lost, some) for some in groups)]
-            return max(most) <= utility_budget and max(least) <= UNEVEN * utility_budget
+            return max(most) <= utility_budget and max(least, default=0.0) <= UNEVEN * utility_budget
 
         share = SHARES[bisect_left(SHARES, True, hi=len(SHARES) - 1, key=affordable)]
         return network, self._thresholds(logits, share)
@@ -180,13 +182,21 @@ class Lesson:
         return torch.stack([logits[some].quantile(1 - of) for some, of in zip(around, shares.tolist(), strict=True)])
 
     def _groups(self) -> list[Tensor]:
-        """Items ``[N, T]`` by which losses are measured: of the young, last ones, then of those who may lose more."""
+        """Items ``[N, T]`` by which losses are measured: of the young, last ones, then of those who may lose more.
+
+        Of the latter only groups of several people.
+        """
         last = self.judged & (torch.arange(self.judged.shape[1]) >= lengths(self.parts)[:, None] - LAST)
         measured = self.judged & ((self.length[:, :1] == 0) | last)
         beginners, young = (measured & (self.length <= times * self.model.short) for times in (1, YOUNG))
         typical = self._least_typical()
         alike = [torch.from_numpy(group) & measured for group in by_length(self.length.numpy()).values()]
-        return [young, last, beginners, measured & typical, last & typical, *alike]
+        groups = (beginners, measured & typical, last & typical, *alike)
+        return [young, last, *(some for some in groups if self._people(some) >= SEVERAL)]
+
+    def _people(self, some: Tensor) -> int:
+        """How many people earn anything with some items ``[N, T]``."""
+        return len(self.whose[((self.earned > 0) & some).any(dim=1)].unique())
 
     def _part(self, lost: Tensor, some: Tensor) -> tuple[float, float]:
         """Part of what they earn that people lose by some items ``[N, T]``, and its standard error.

@@ -120,7 +120,7 @@ def test_as_many_people_are_false_as_can_be_afforded(
         lost = lesson._lost(lesson.judged & (logits > levels), everything)
         surely = [part + error for part, error in (lesson._part(lost, some) for some in (young, last))]
         unfair = [part - error for part, error in (lesson._part(lost, some) for some in others)]
-        return max(surely) > budget + 1e-6 or max(unfair) > uneven * budget + 1e-6
+        return max(surely) > budget + 1e-6 or max(unfair, default=0.0) > uneven * budget + 1e-6
 
     assert not over(thresholds + 1e-5)
     found = torch.stack([lesson._thresholds(logits, share) for share in module.SHARES])
@@ -186,9 +186,11 @@ def test_what_is_lost_is_what_is_no_longer_earned_by_those_who_are_led_astray(le
     assert seen == {(True, True), (False, True), (False, False)}
 
 
-def test_people_are_measured_by_their_last_items_and_by_all_where_they_begin(lesson: Lesson, ring: Sequences) -> None:
-    young, last, beginners, new, rare, few, more, *others = lesson._groups()
-    assert not any(bool(group.any()) for group in others[1:])
+def test_people_are_measured_by_their_last_items_and_by_all_where_they_begin(
+    lesson: Lesson, ring: Sequences, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SEVERAL", 1)
+    young, last, beginners, new, rare, few, more, longer = lesson._groups()
     unknown = {tuple(ring.history(user)[:-HELD].tolist()) for user in range(USERS)}
     least, later = lesson._least_typical(), 0
     for row, history in enumerate(lesson.parts[:, :-1].tolist()):
@@ -207,7 +209,22 @@ def test_people_are_measured_by_their_last_items_and_by_all_where_they_begin(les
     assert torch.equal(rare, last & least)
     assert torch.equal(few, measured & (before <= 10))
     assert torch.equal(more, measured & (before > 10) & (before <= 20))
+    assert torch.equal(longer, measured & (before > 20))
     assert later > 100
+
+
+def test_a_group_counts_in_which_several_people_earn_something(lesson: Lesson, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SEVERAL", 1)
+    young, last, *groups = lesson._groups()
+
+    def earning(group: Tensor) -> int:
+        return len({int(lesson.whose[row]) for row in (group & (lesson.earned > 0)).nonzero()[:, 0]})
+
+    counts = [earning(group) for group in groups]
+    for several in {*counts, max(counts) + 1}:
+        monkeypatch.setattr(module, "SEVERAL", several)
+        kept = [group for group, count in zip(groups, counts, strict=True) if count >= several]
+        torch.testing.assert_close(lesson._groups(), [young, last, *kept])
 
 
 def test_what_is_earned_is_what_personas_have_then_the_witness_and_more_by_as_much_as_the_target_is_better(
