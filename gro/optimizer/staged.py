@@ -27,8 +27,7 @@ from torch import Tensor
 
 from gro.config import Settings, TrainingSettings
 from gro.data import Sequences
-from gro.data.sequences import MIN_INTERACTIONS
-from gro.errors import ConfigError, DataError
+from gro.errors import ConfigError
 from gro.models import StateRecommender, build
 from gro.models.adapter import ScoredRecommender
 from gro.models.base import device_of, lengths, most_recent
@@ -141,7 +140,6 @@ def fit_staged(
         progress: receives steps and epochs.
 
     Raises:
-        DataError: no history has enough items.
         ArtifactError: a folder holds a state of other settings or a damaged one.
     """
     members, reading = [plain], _reading(plain, settings)
@@ -173,20 +171,13 @@ def strangers(sequences: Sequences) -> npt.NDArray[np.int64]:
 
 
 def beginnings(sequences: Sequences, short: int) -> Sequences:
-    """The first ``short`` items of each history and three that follow them, without what is held out.
+    """The first ``short + 1`` items of each history, or all that are not held out, and two that follow as held out.
 
-    The last two are held out again, so that what comes after ``short`` items is learnt too.
-
-    Raises:
-        DataError: no history has enough items.
+    So everybody's first items are learnt: had the model not learnt those of people whose histories are short, it would
+    be told by it who they are.
     """
-    begun = [sequences.history(user)[:-HELD][: short + 1 + HELD] for user in range(sequences.n_users)]
-    kept = [(user, history) for user, history in enumerate(begun) if len(history) >= MIN_INTERACTIONS]
-    if not kept:
-        raise DataError(
-            f"{sequences.name}: no history has the {MIN_INTERACTIONS + HELD} items that a first stage needs"
-        )
-    users, histories = zip(*kept, strict=True)
-    bounds = np.cumsum([0, *map(len, histories)])
-    tokens = sequences.user_tokens[list(users)]
-    return Sequences(f"{sequences.name}, beginnings", bounds, np.concatenate(histories), sequences.item_tokens, tokens)
+    begun = [sequences.history(user)[: short + 1 + HELD] for user in range(sequences.n_users)]
+    bounds = np.cumsum([0, *map(len, begun)])
+    return Sequences(
+        f"{sequences.name}, beginnings", bounds, np.concatenate(begun), sequences.item_tokens, sequences.user_tokens
+    )
