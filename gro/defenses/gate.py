@@ -1,9 +1,9 @@
 """The gate: beginners get one of a few lists, and whoever has a history that no person has is led astray.
 
-A history is judged by how a witness takes it, a model that has learnt other people's, and how the model of beginners
-and the personas do: at which place each item stood after those before it, how likely and how popular it was, whether it
-is there twice (:mod:`gro.defenses.witness`). Small recurrent networks have learnt from these figures to tell people,
-whom the witness never saw, from thieves of twelve kinds (:mod:`gro.defenses.lesson`). After every item they take as
+A history is judged by how witnesses take it, models that have learnt other people's, and how the personas do: at which
+place each item stood after those before it, how likely and how popular it was, whether it is there twice
+(:mod:`gro.defenses.witness`). Small recurrent networks have learnt from these figures to tell people, whom the
+witnesses never saw, from thieves of twelve kinds (:mod:`gro.defenses.lesson`). After every item they take as
 many people for thieves as can be afforded, and while histories are young twice as many. Of a history that is longer
 than ``max_length`` the latest items are judged.
 
@@ -77,7 +77,7 @@ class Gate(ListPart):
         """See :meth:`gro.defenses.base.Part.fitted`.
 
         Raises:
-            ConfigError: the model has no witness.
+            ConfigError: the model has no witnesses.
             DataError: there are too few users, or none has a history that is longer than those of beginners.
         """
         staged = _staged(model)
@@ -105,7 +105,7 @@ class Gate(ListPart):
         """Items before those since which each history is false ``[B]``; its length where it is not.
 
         Args:
-            model: the target and its witness.
+            model: the target and its witnesses.
             histories: of at most ``max_length`` items ``[B, T]``.
 
         Raises:

@@ -172,7 +172,7 @@ def most_epochs(training: Settings | None, settings: ProtectionSettings) -> list
         case EnsembleSettings():
             return [settings.epochs]
         case StagedSettings():
-            return [settings.epochs, settings.epochs]
+            return [settings.epochs] * len(TRAINED)
     return [int(training.epochs)]  # type: ignore[attr-defined]
 
 

@@ -1,8 +1,9 @@
 """What the gate reads of a history, and the network that judges it.
 
-A history is told by how three models take it, not by what is in it: a witness that has learnt other people's, the model
-of beginners (:mod:`gro.optimizer.staged`), and the personas that answer beginners, whose lists a thief cannot help
-following while he is taken for one (:mod:`gro.defenses.personas`).
+A history is told by how three models take it, not by what is in it: a witness that has learnt other people's, another
+that has learnt the first items of those (:mod:`gro.optimizer.staged`), and the personas that answer beginners, whose
+lists a thief cannot help following while he is taken for one (:mod:`gro.defenses.personas`). The model of beginners
+itself would not do: it knows how everybody began of whom the gate learns, and nobody who comes later.
 """
 
 from __future__ import annotations
@@ -84,8 +85,8 @@ def features(model: Staged, personas: Personas, histories: Tensor, begin: int = 
     """What the models make of each item of histories ``[B, T]``: ``[B, T', 17]``, zeros where there is none.
 
     Of the last ``max_length`` items, from the one at place ``begin`` on: how popular it is; and of all but the first,
-    whether it is there for another time and, by the witness, by the model of beginners and, as long as they answer, by
-    the personas, place and log probability after those before it, and whether it was among the first 10, 100 and 200.
+    whether it is there for another time and, by the witness, by that of beginnings and, as long as they answer, by the
+    personas, place and log probability after those before it, and whether it was among the first 10, 100 and 200.
     """
     read = most_recent(histories, model.max_length)
     rows = max(1, TOGETHER // ((read.shape[1] - begin) * model.n_items))
@@ -97,8 +98,8 @@ def _features(model: Staged, personas: Personas, read: Tensor, begin: int) -> Te
     known = read[:, at] != PADDING
     popular = model.popularity.clamp(min=torch.finfo().tiny).log()[read[:, at] - known.long()][..., None] / 8 + 1
     again = torch.tril(read[:, :, None] == read[:, None, :], diagonal=-1).any(dim=2)[:, at, None]
-    told = _told(personas, read, at)
-    found = torch.cat([again, _expected(model.witness, read, at), _expected(model.early, read, at), told], dim=-1)
+    expected = (_expected(witness, read, at) for witness in (model.witness, model.early_witness))
+    found = torch.cat([again, *expected, _told(personas, read, at)], dim=-1)
     return torch.cat([popular, found * (at > 0)[:, None]], dim=-1) * known[..., None]
 
 

@@ -4,11 +4,11 @@ A history of a few items says little: what a thief who restarts all the time ask
 just come. But people begin alike, and go on otherwise. A model that has learnt the first items of every history and
 nothing else serves beginners as well as one that has learnt all; and who steals it has a model of beginners.
 
-Beside the two stages there is a witness that has learnt the histories of half the people. It answers nobody: it says
-how likely a history is, and of the other half it does so as of anybody new; see :mod:`gro.defenses.gate`, which keeps
-what comes later for histories that people have.
+Beside the two stages there are two witnesses: one has learnt the histories of half the people, the other the first
+items of the same half. They answer nobody: they say how likely a history is, and of the other half they do so as of
+anybody new; see :mod:`gro.defenses.gate`, which keeps what comes later for histories that people have.
 
-The model of beginners and the witness are of the target's architecture where one pass of it tells what comes after
+The model of beginners and the witnesses are of the target's architecture where one pass of it tells what comes after
 every item of a history; otherwise, as BERT4Rec reads each prefix anew, they are of :data:`READER`.
 """
 
@@ -39,7 +39,7 @@ READER: Final = "SASRec"
 """Architecture of the members that read every item of a history, where the target's own would take a pass for each."""
 ANY: Final = 512
 """Items after which the witness is asked what is popular."""
-TRAINED: Final = ("early", "witness")
+TRAINED: Final = ("early", "witness", "early_witness")
 """Members that are trained beside the plain target."""
 HELD: Final = 2
 """Items at the end of every history that are held out: for validation and for the test."""
@@ -69,26 +69,27 @@ class Staged(ScoredRecommender):
         later: the plain target.
         early: of beginners.
         witness: of half of the people; answers nothing.
+        early_witness: of the same half as beginners; answers nothing.
         short: longest history that ``early`` answers.
     """
 
     def __init__(self, members: Sequence[StateRecommender], short: int) -> None:
-        """Bring ``later``, ``early`` and ``witness`` together.
+        """Bring ``later``, ``early``, ``witness`` and ``early_witness`` together.
 
         Raises:
-            ConfigError: they are not three of one catalogue, or no history is longer than ``short``.
+            ConfigError: they are not four of one catalogue, or no history is longer than ``short``.
         """
-        if len(members) != 3 or len({member.n_items for member in members}) > 1:
-            raise ConfigError("a staged recommender is made of three models of one catalogue")
+        if len(members) != 1 + len(TRAINED) or len({member.n_items for member in members}) > 1:
+            raise ConfigError("a staged recommender is made of four models of one catalogue")
         super().__init__(members[0].n_items, members[0].max_length)
         if short >= self.max_length:
             raise ConfigError(f"short is {short}; it must be less than max_length, {self.max_length}")
         self.short = short
-        self.later, self.early, self.witness = members
+        self.later, self.early, self.witness, self.early_witness = members
 
     def models(self) -> list[StateRecommender]:
         """The members, in the order in which they are given."""
-        return [self.later, self.early, self.witness]
+        return [self.later, self.early, self.witness, self.early_witness]
 
     @cached_property
     @torch.no_grad()
@@ -129,7 +130,7 @@ def fit_staged(
     folder: Path | None,
     progress: Progress,
 ) -> Staged:
-    """Train the model of beginners and the witness beside a plain target, which stays as it is.
+    """Train the model of beginners and the witnesses beside a plain target, which stays as it is.
 
     Args:
         plain: on the device to train on.
@@ -143,7 +144,8 @@ def fit_staged(
         ArtifactError: a folder holds a state of other settings or a damaged one.
     """
     members, reading = [plain], _reading(plain, settings)
-    parts = (beginnings(sequences, own.short), sequences.of(witnesses(sequences)))
+    half = sequences.of(witnesses(sequences))
+    parts = (beginnings(sequences, own.short), half, beginnings(half, own.short))
     for number, (name, part) in enumerate(zip(TRAINED, parts, strict=True), start=1):
         model = build(reading, sequences.n_items, seed=settings.seed + number).to(device_of(plain))
         fit(model, part, reading, folder=state_of(name, folder) if folder else None, progress=progress)
@@ -161,20 +163,19 @@ def state_of(name: str, folder: Path) -> Path:
 
 
 def witnesses(sequences: Sequences) -> npt.NDArray[np.int64]:
-    """The half of the users whose histories the witness learns."""
+    """The half of the users whose histories the witnesses learn."""
     return np.sort(np.random.default_rng(0).permutation(sequences.n_users)[: max(1, sequences.n_users // 2)])
 
 
 def strangers(sequences: Sequences) -> npt.NDArray[np.int64]:
-    """The users whom the witness does not know, sorted."""
+    """The users whom the witnesses do not know, sorted."""
     return np.setdiff1d(np.arange(sequences.n_users), witnesses(sequences))
 
 
 def beginnings(sequences: Sequences, short: int) -> Sequences:
     """The first ``short + 1`` items of each history, or all that are not held out, and two that follow as held out.
 
-    So everybody's first items are learnt: had the model not learnt those of people whose histories are short, it would
-    be told by it who they are.
+    So everybody's first items are learnt, of short histories too.
     """
     begun = [sequences.history(user)[: short + 1 + HELD] for user in range(sequences.n_users)]
     bounds = np.cumsum([0, *map(len, begun)])

@@ -24,7 +24,7 @@ from gro.defenses.witness import Network, features
 from gro.errors import ConfigError
 from gro.models import build
 from gro.models.base import lengths, most_recent
-from gro.optimizer.staged import Staged, StagedSettings, build_staged
+from gro.optimizer.staged import TRAINED, Staged, StagedSettings, build_staged
 from gro.ranking import top_k
 from gro.testing.defence import DefenceContract
 
@@ -80,8 +80,7 @@ def random_histories(count: int, length: int = MAX_LENGTH, n_items: int = N_ITEM
 
 def another(model: Staged, member: str) -> Staged:
     """The same target with another model in one place."""
-    members = {"later": model.later, "early": model.early, "witness": model.witness}
-    members[member] = staged(seed=50).later
+    members = dict(zip(("later", *TRAINED), model.models(), strict=True)) | {member: staged(seed=50).later}
     return Staged(list(members.values()), model.short).eval()
 
 

@@ -19,7 +19,7 @@ from gro.defenses.witness import FEATURES, READERS, SCALE, Network, features, ga
 from gro.errors import ConfigError
 from gro.metrics import ndcg
 from gro.models import StateRecommender
-from gro.optimizer.staged import Staged, StagedSettings, build_staged
+from gro.optimizer.staged import TRAINED, Staged, StagedSettings, build_staged
 
 NAMES = ("SASRec", "GRU4Rec", "NARM", "BERT4Rec")
 N_ITEMS, SHORT, MAX_LENGTH = 20, 3, 8
@@ -55,8 +55,7 @@ def random_histories(count: int, length: int = MAX_LENGTH, n_items: int = N_ITEM
 
 def another(model: Staged, member: str) -> Staged:
     """The same target with another model in one place."""
-    members = {"later": model.later, "early": model.early, "witness": model.witness}
-    members[member] = staged(seed=50).later
+    members = dict(zip(("later", *TRAINED), model.models(), strict=True)) | {member: staged(seed=50).later}
     return Staged(list(members.values()), model.short).eval()
 
 
@@ -88,7 +87,7 @@ def expected_features(model: Staged, history: list[int]) -> list[list[float]]:
             found.append([popular] + [0] * (FEATURES - 1))
             continue
         told = [personas(model)] if place <= SHORT else []
-        readers: list[StateRecommender | Personas] = [model.witness, model.early, *told]
+        readers: list[StateRecommender | Personas] = [model.witness, model.early_witness, *told]
         by = [figure for reader in readers for figure in expected(reader, read, place)]
         own = [popular, float(item in read[:place]), *by]
         found.append(own + [0] * (FEATURES - len(own)))
@@ -113,7 +112,7 @@ def test_features_know_nothing_of_the_plain_target() -> None:
     model = staged()
     before = read_features(model, HISTORIES)
     assert torch.equal(read_features(another(model, "later"), HISTORIES), before)
-    for member in ("early", "witness"):
+    for member in TRAINED:
         assert not torch.equal(read_features(another(model, member), HISTORIES), before)
 
 
