@@ -3,9 +3,9 @@
 A history is judged by how witnesses take it, models that have learnt other people's, and how the personas do: at which
 place each item stood after those before it, how likely and how popular it was, whether it is there twice
 (:mod:`gro.defenses.witness`). Small recurrent networks have learnt from these figures to tell people, whom the
-witnesses never saw, from thieves of twelve kinds (:mod:`gro.defenses.lesson`). After every item they take as
-many people for thieves as can be afforded, and while histories are young twice as many. Of a history that is longer
-than ``max_length`` the latest items are judged.
+witnesses never saw, from thieves of twelve kinds (:mod:`gro.defenses.lesson`). After every item they take as many
+people for thieves as can be afforded, and while histories are young twice as many. Of a history that is longer than
+``max_length`` the latest items are judged.
 
 Lists that can be told from the truth teach nothing for long: a thief leaves them out, takes his last item back and
 tries another until he is told the truth (:mod:`gro_surrogates.backtracking`). So false beginners get lists that others

@@ -80,7 +80,7 @@ class Staged(ScoredRecommender):
             ConfigError: they are not four of one catalogue, or no history is longer than ``short``.
         """
         if len(members) != 1 + len(TRAINED) or len({member.n_items for member in members}) > 1:
-            raise ConfigError("a staged recommender is made of four models of one catalogue")
+            raise ConfigError("a staged recommender is made of four models of one catalogue; protect the target again")
         super().__init__(members[0].n_items, members[0].max_length)
         if short >= self.max_length:
             raise ConfigError(f"short is {short}; it must be less than max_length, {self.max_length}")

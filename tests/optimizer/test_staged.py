@@ -151,7 +151,7 @@ def test_members_are_checked() -> None:
     members = staged().models()
     other = build(settings(), N_ITEMS + 1)
     for wrong in (members[:3], [*members, members[0]], [], [*members[:3], other]):
-        with pytest.raises(ConfigError, match="a staged recommender is made of four models of one catalogue"):
+        with pytest.raises(ConfigError, match="made of four models of one catalogue; protect the target again"):
             Staged(wrong, SHORT)
     for short in (MAX_LENGTH, MAX_LENGTH + 5):
         with pytest.raises(ConfigError, match=rf"short is {short}; it must be less than max_length, {MAX_LENGTH}"):
