@@ -30,18 +30,11 @@ class Remembering:
     def scores(self, histories: Tensor) -> Tensor:
         """Score the next item after each history: ``[B, T]`` to ``[B, n_items]``."""
         last, self._last = self._last, histories.clone()
-        if isinstance(self.model, CausalRecommender) and self._continues(histories, last):
+        fits = histories.shape[1] <= self.model.max_length
+        if isinstance(self.model, CausalRecommender) and fits and goes_on(histories, last):
             return self._extend(self.model, histories)
         self._memory = None
         return self.model.scores(histories)
-
-    def _continues(self, histories: Tensor, last: Tensor | None) -> bool:
-        return (
-            last is not None
-            and histories.shape[1] <= self.model.max_length
-            and bool((histories[:, -1] != PADDING).all())
-            and torch.equal(histories[:, :-1], last)
-        )
 
     def _extend(self, model: CausalRecommender, histories: Tensor) -> Tensor:
         known = histories.shape[1] - 1
@@ -49,6 +42,11 @@ class Remembering:
             self._memory, known = model.memory(len(histories)), 0
         states = [model.extend(self._memory, at, histories[:, at]) for at in range(known, histories.shape[1])]
         return model.item_scores(states[-1])
+
+
+def goes_on(histories: Tensor, last: Tensor | None) -> bool:
+    """Whether right-padded histories ``[B, T]`` are the ``last`` ones ``[B, T - 1]``, each longer by one item."""
+    return last is not None and bool((histories[:, -1] != PADDING).all()) and torch.equal(histories[:, :-1], last)
 
 
 class RankingService:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -136,3 +137,10 @@ class ListPart(Part):
     @abstractmethod
     def lists(self, answer: Answer) -> Tensor:
         """Return the lists of an answer, changed: ``[B, k]``, distinct ids, right-padded."""
+
+    def before(self, model: Recommender) -> Callable[[Answer], Tensor]:
+        """What :attr:`lists` does, for a part that remembers from one answer of ``model`` to the next what it computed.
+
+        What is remembered changes no list.
+        """
+        return self.lists

@@ -20,7 +20,8 @@ judge and there is nothing to learn; :class:`gro.defenses.misinformation.Misinfo
 from __future__ import annotations
 
 import logging
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, partial
 from typing import Literal, Self
 
 import torch
@@ -32,7 +33,7 @@ from gro.defenses.astray import others
 from gro.defenses.base import Answer, ListPart
 from gro.defenses.lesson import Lesson, became, teachers
 from gro.defenses.personas import Personas, fewest_personas, misled
-from gro.defenses.witness import Network, features
+from gro.defenses.witness import Network, Reading
 from gro.errors import ConfigError
 from gro.models import Recommender
 from gro.models.base import lengths, most_recent
@@ -91,15 +92,11 @@ class Gate(ListPart):
 
     def lists(self, answer: Answer) -> Tensor:
         """See :meth:`gro.defenses.base.ListPart.lists`."""
-        model, lists = _staged(answer.model), answer.lists.clone()
-        read, personas, k = most_recent(answer.histories, model.max_length), self._personas(model), lists.shape[1]
-        since, size = self.since(model, read), lengths(read)
-        if (false := since < size).any():
-            instead = others(model.popularity, answer.secret)
-            lists[false] = top_k(misled(model.later, personas, read[false], since[false], instead), k)
-        if (begun := ~false & (size <= model.short)).any():
-            lists[begun] = top_k(personas.scores(read[begun]), k)
-        return lists
+        return self.before(answer.model)(answer)
+
+    def before(self, model: Recommender) -> Callable[[Answer], Tensor]:
+        """See :meth:`gro.defenses.base.ListPart.before`."""
+        return partial(self._lists, self._reading(_staged(model)))
 
     def since(self, model: Staged, histories: Tensor) -> Tensor:
         """Items before those since which each history is false ``[B]``; its length where it is not.
@@ -111,19 +108,33 @@ class Gate(ListPart):
         Raises:
             ConfigError: the gate has not learnt to judge histories of ``T`` items.
         """
+        return self._since(self._reading(model), histories)
+
+    def _lists(self, reading: Reading, answer: Answer) -> Tensor:
+        model, personas, lists = reading.model, reading.personas, answer.lists.clone()
+        read, k = most_recent(answer.histories, model.max_length), lists.shape[1]
+        since, size = self._since(reading, read), lengths(read)
+        if (false := since < size).any():
+            instead = others(model.popularity, answer.secret)
+            lists[false] = top_k(misled(model.later, personas, read[false], since[false], instead), k)
+        if (begun := ~false & (size <= model.short)).any():
+            lists[begun] = top_k(personas.scores(read[begun]), k)
+        return lists
+
+    def _since(self, reading: Reading, histories: Tensor) -> Tensor:
         if len(self.thresholds) < histories.shape[1]:
             raise ConfigError(
                 f"the gate has learnt nothing of histories of {histories.shape[1]} items; protect a target with it"
             )
-        read = features(model, self._personas(model), histories)
+        read = reading(histories)
         thresholds = torch.tensor(self.thresholds, device=read.device)[: read.shape[1]]
         with torch.no_grad():
             false = self._network.to(read.device)(read) > thresholds
         return became(false).gather(1, lengths(histories)[:, None] - 1)[:, 0]
 
-    def _personas(self, model: Staged) -> Personas:
+    def _reading(self, model: Staged) -> Reading:
         answering = model.early if self.codebook else model.later
-        return Personas.read(answering, model.short, self.codebook or "", again=self.again)
+        return Reading(model, Personas.read(answering, model.short, self.codebook or "", again=self.again))
 
     @cached_property
     def _network(self) -> Network:

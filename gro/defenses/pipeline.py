@@ -79,6 +79,7 @@ class Defended(nn.Module):
         changed = any(isinstance(part, (HistoryPart, EmbeddingPart)) for part in parts)
         wanted = any(part.reads_states for part in parts) and not changed
         self._kept = model if wanted and isinstance(model, CausalRecommender) else None
+        self._listing = [(stream, part.before(model)) for stream, part in self._each(ListPart)]
 
     def scores(self, histories: Tensor) -> Tensor:
         """Scores ``[B, n_items]`` that rank as the lists do: minus its place for what is served, -inf for the rest."""
@@ -99,8 +100,8 @@ class Defended(nn.Module):
         for stream, part in self._each(ScorePart):
             scores = part.scores(scores, keys, stream)
         lists = top_k(scores, self._asked)
-        for stream, part in self._each(ListPart):
-            lists = part.lists(Answer(self.model, histories, scores, lists, states, keys, stream, self._secret))
+        for stream, changed in self._listing:
+            lists = changed(Answer(self.model, histories, scores, lists, states, keys, stream, self._secret))
         return lists
 
     def _scores(self, read: Tensor) -> tuple[Tensor, Tensor | None]:

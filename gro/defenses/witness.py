@@ -9,6 +9,7 @@ itself would not do: it knows how everybody began of whom the gate learns, and n
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
@@ -17,10 +18,11 @@ from torch import Tensor, nn
 
 from gro.defenses.personas import Personas
 from gro.errors import ConfigError
-from gro.models import PADDING, TrainableRecommender
+from gro.models import PADDING, StateRecommender
 from gro.models.base import most_recent
 from gro.optimizer.staged import Staged
 from gro.ranking import evaluating
+from gro.serving import Remembering, goes_on
 
 TOP: Final = (10, 100, 200)
 """Places by which the network reads where an item stood."""
@@ -90,33 +92,79 @@ def features(model: Staged, personas: Personas, histories: Tensor, begin: int = 
     """
     read = most_recent(histories, model.max_length)
     rows = max(1, TOGETHER // ((read.shape[1] - begin) * model.n_items))
-    return torch.cat([_features(model, personas, part, begin) for part in read.split(rows)])
+    found = list[Tensor]()
+    for part in read.split(rows):
+        scores = (_before(witness, part, begin) for witness in _witnesses(model))
+        found.append(_features(model, personas, part, begin, scores))
+    return torch.cat(found)
 
 
-def _features(model: Staged, personas: Personas, read: Tensor, begin: int) -> Tensor:
+class Reading:
+    """Reads histories as :func:`features` does.
+
+    Where they are those of the call before, each longer by one item, only the new items are read.
+
+    Attributes:
+        model: the target and its witnesses.
+        personas: who answer beginners.
+    """
+
+    def __init__(self, model: Staged, personas: Personas) -> None:
+        self.model, self.personas = model, personas
+        self._witnesses = [Remembering(witness) for witness in _witnesses(model)]
+        self._last: Tensor | None = None
+        self._read: Tensor | None = None
+
+    @torch.no_grad()
+    def __call__(self, histories: Tensor) -> Tensor:
+        """Read histories of at most ``max_length`` items ``[B, T]``: ``[B, T, 17]``."""
+        if self._read is not None and goes_on(histories, self._last):
+            known = histories.shape[1] - 1
+            with evaluating(self.model):
+                scores = [witness.scores(histories[:, :known])[:, None] for witness in self._witnesses]
+            new = _features(self.model, self.personas, histories, known, scores)
+            self._read = torch.cat([self._read, new], dim=1)
+        else:
+            self._read = features(self.model, self.personas, histories)
+        self._last = histories.clone()
+        return self._read
+
+
+def _witnesses(model: Staged) -> tuple[StateRecommender, StateRecommender]:
+    return model.witness, model.early_witness
+
+
+def _features(model: Staged, personas: Personas, read: Tensor, begin: int, scores: Iterable[Tensor]) -> Tensor:
     at = torch.arange(begin, read.shape[1], device=read.device)
     known = read[:, at] != PADDING
     popular = model.popularity.clamp(min=torch.finfo().tiny).log()[read[:, at] - known.long()][..., None] / 8 + 1
     again = torch.tril(read[:, :, None] == read[:, None, :], diagonal=-1).any(dim=2)[:, at, None]
-    expected = (_expected(witness, read, at) for witness in (model.witness, model.early_witness))
-    found = torch.cat([again, *expected, _told(personas, read, at)], dim=-1)
+    expected = (_expected(each, read[:, at]) for each in scores)
+    found = torch.cat([again, *expected, _told(personas, read, begin)], dim=-1)
     return torch.cat([popular, found * (at > 0)[:, None]], dim=-1) * known[..., None]
 
 
-def _told(personas: Personas, read: Tensor, at: Tensor) -> Tensor:
+def _told(personas: Personas, read: Tensor, begin: int) -> Tensor:
     """How personas take the items behind those of beginners, zeros for all others and where there are none."""
-    found = torch.zeros(len(read), len(at), TAKEN, device=read.device)
-    if personas.codebook is not None and (begun := at[at <= personas.max_length]).numel():
-        found[:, : len(begun)] = _expected(personas, read[:, : personas.max_length + 1], begun)
+    found = torch.zeros(len(read), read.shape[1] - begin, TAKEN, device=read.device)
+    begun = read[:, : personas.max_length + 1]
+    if personas.codebook is not None and begin < begun.shape[1]:
+        found[:, : begun.shape[1] - begin] = _expected(_before(personas, begun, begin), begun[:, begin:])
     return found
 
 
-def _expected(model: TrainableRecommender | Personas, read: Tensor, at: Tensor) -> Tensor:
-    """How a model takes items at places ``[E]`` after those before them: ``[B, E, 5]``; the first means nothing."""
+def _before(model: StateRecommender | Personas, read: Tensor, begin: int) -> Tensor:
+    """A model's scores before each item from one on ``[B, E, n_items]``; those before the first mean nothing."""
+    ends = torch.arange(begin - 1, read.shape[1] - 1, device=read.device).clamp(min=0)
     with evaluating(model):
-        scores = model.prefix_scores(read, (at - 1).clamp(min=0).expand(len(read), -1)).log_softmax(dim=-1)
-    given = scores.gather(2, (read[:, at] - 1).clamp(min=0)[..., None])
-    place = (scores > given).sum(dim=2)
+        return model.prefix_scores(read, ends.expand(len(read), -1))
+
+
+def _expected(scores: Tensor, items: Tensor) -> Tensor:
+    """How items ``[B, E]`` are taken by whose scores ``[B, E, n_items]`` before each are given: ``[B, E, 5]``."""
+    likely = scores.log_softmax(dim=-1)
+    given = likely.gather(2, (items - 1).clamp(min=0)[..., None])
+    place = (likely > given).sum(dim=2)
     near = [(place < most).float() for most in TOP]
     return torch.stack([torch.log1p(place) / SCALE, given[..., 0] / 8 + 1, *near], dim=-1)
 

@@ -73,6 +73,14 @@ class DefenceContract(ABC):
         for row in (0, len(histories) - 1):
             assert torch.equal(served.lists(histories[row : row + 1])[0], whole[row])
 
+    def test_histories_that_grow_have_the_answers_that_they_have_alone(self) -> None:
+        """What is remembered from one call to the next changes nothing."""
+        growing, alone, histories = self.served(), self.served(), _histories()
+        histories = histories[lengths(histories) == histories.shape[1]]
+        grown = [growing.lists(histories[:, : end + 1]) for end in range(histories.shape[1])]
+        for end in reversed(range(histories.shape[1])):
+            assert torch.equal(grown[end], alone.lists(histories[:, : end + 1]))
+
     def test_the_same_seed_has_the_same_answers(self) -> None:
         """With noise per call, the seed alone decides."""
         first, again = (self.served(per_history=False, seed=3).lists(_histories()) for _ in range(2))

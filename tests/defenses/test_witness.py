@@ -15,7 +15,7 @@ from gro.config import ProtectionSettings
 from gro.defenses import witness as module
 from gro.defenses.gate import Gate
 from gro.defenses.personas import Personas
-from gro.defenses.witness import FEATURES, READERS, SCALE, Network, features, gains
+from gro.defenses.witness import FEATURES, READERS, SCALE, Network, Reading, features, gains
 from gro.errors import ConfigError
 from gro.metrics import ndcg
 from gro.models import StateRecommender
@@ -140,6 +140,36 @@ def test_what_is_read_of_later_items_alone_is_the_same() -> None:
         torch.testing.assert_close(features(model, personas(model), asked, begin), whole[:, begin:])
         end = asked[:, : begin + 1]
         torch.testing.assert_close(features(model, personas(model), end, begin), whole[:, begin : begin + 1])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@torch.inference_mode()
+def test_what_is_read_of_histories_as_they_grow_is_what_is_read_of_them_alone(name: str) -> None:
+    model, asked = staged(name), random_histories(20)
+    reading, whole = Reading(model, personas(model)), read_features(model, asked)
+    for begun in (1, 2, 5):
+        for end in range(begun, MAX_LENGTH + 1):
+            torch.testing.assert_close(reading(asked[:, :end]), whole[:, :end])
+        for other in (asked[:9], asked.flip(0), torch.cat([asked[:, 1:], asked[:, :1]], dim=1), HISTORIES[:, :8]):
+            torch.testing.assert_close(reading(other), read_features(model, other))
+    shorter = asked.masked_fill(torch.arange(MAX_LENGTH) >= MAX_LENGTH - 2, 0)
+    for grown in (shorter[:, :-1], shorter):
+        torch.testing.assert_close(reading(grown), read_features(model, grown))
+
+
+@torch.inference_mode()
+def test_of_histories_that_grow_only_what_is_new_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, asked, read = staged(), random_histories(20), list[int]()
+    reading, states = Reading(model, personas(model)), StateRecommender.prefix_scores
+
+    def watched(self: StateRecommender, histories: Tensor, ends: Tensor) -> Tensor:
+        read.append(histories.shape[1])
+        return states(self, histories, ends)
+
+    monkeypatch.setattr(StateRecommender, "prefix_scores", watched)
+    for end in range(1, MAX_LENGTH + 1):
+        reading(asked[:, :end])
+    assert max(read) == 1
 
 
 @torch.inference_mode()
