@@ -113,12 +113,12 @@ class Reading:
         self.model, self.personas = model, personas
         self._witnesses = [Remembering(witness) for witness in _witnesses(model)]
         self._last: Tensor | None = None
-        self._read: Tensor | None = None
+        self._read = torch.empty(0)
 
     @torch.no_grad()
     def __call__(self, histories: Tensor) -> Tensor:
         """Read histories of at most ``max_length`` items ``[B, T]``: ``[B, T, 17]``."""
-        if self._read is not None and goes_on(histories, self._last):
+        if goes_on(histories, self._last):
             known = histories.shape[1] - 1
             with evaluating(self.model):
                 scores = [witness.scores(histories[:, :known])[:, None] for witness in self._witnesses]

@@ -155,6 +155,10 @@ def test_what_is_read_of_histories_as_they_grow_is_what_is_read_of_them_alone(na
     shorter = asked.masked_fill(torch.arange(MAX_LENGTH) >= MAX_LENGTH - 2, 0)
     for grown in (shorter[:, :-1], shorter):
         torch.testing.assert_close(reading(grown), read_features(model, grown))
+    used = asked[:, :3].clone()
+    reading(used)
+    used.copy_(asked[:, 1:4])
+    torch.testing.assert_close(reading(asked[:, 1:5]), read_features(model, asked[:, 1:5]))
 
 
 @torch.inference_mode()
